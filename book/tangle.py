@@ -1,0 +1,377 @@
+"""Tangle the chapters of the book into `minigpt.py`.
+
+    python book/tangle.py                  write minigpt.py
+    python book/tangle.py --check          exit 1, with a diff, if it is stale
+    python book/tangle.py --until 05       print the program after chapter 5
+    python book/tangle.py where 431        say which chapter holds line 431
+    python book/tangle.py where < tb.log   make a traceback name the chapters
+
+The program is every code cell tagged `tangle`, in the order of `_toc.yml`, with
+a banner before each chapter. A chapter is a page named `NN_slug.md`.
+"""
+
+import __future__
+import argparse
+import ast
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jupytext
+import yaml
+from jupytext.myst import CODE_DIRECTIVE as CODE_CELL
+from jupytext.myst import MystMetadataParsingError, get_parser, read_fenced_cell
+from markdown_it.token import Token
+from mdit_py_plugins.colon_fence import colon_fence_plugin
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
+TAGS = (
+    "tangle naive proof hide-input hide-output hide-cell remove-input "
+    "remove-output remove-cell skip-execution raises-exception"
+).split()
+OPTIONS = {"tags": TAGS, "mystnb": ["figure", "image"]}
+COLUMNS = 80
+RULE = "-" * 77  # 79 columns as a comment
+IMPORTS = {ast.Import, ast.ImportFrom}
+PARSER = get_parser().use(colon_fence_plugin)
+CHAPTER = re.compile(r"(\d+)_(.+)")  # its file name, without .md
+FENCE = re.compile(r"([\s>*+-]|\d+[.)])*(```+|~~~+|:::+)\s*{code-cell}[^`]*$")
+FRAME = re.compile(r'File "(?:[^"]*[/\\])?minigpt\.py", line (\d+)')
+
+
+class TangleError(Exception):
+    """What is wrong with the book, where, and what to do about it."""
+
+
+def place(path: Path, line: int) -> str:
+    """Return a place in the book as `book/05_attention.md:120`."""
+    return f"{path.parent.name}/{path.name}:{line}"
+
+
+def fault(path: Path, line: int, message: str) -> TangleError:
+    """Return the error for a place in the book."""
+    return TangleError(f"{place(path, line)}: {message}")
+
+
+def pages(toc: Path = TOC) -> list[Path]:
+    """Return all pages of the book, chapters or not, in reading order."""
+
+    def files(entry: Mapping[str, Any]) -> Iterator[str]:
+        yield from (entry[key] for key in ("root", "file") if key in entry)
+        for key in ("parts", "chapters", "sections"):
+            for child in entry.get(key) or ():
+                yield from files(child)
+
+    with toc.open(encoding="utf-8") as stream:
+        names = list(files(yaml.safe_load(stream)))
+    for name in names:
+        if not (toc.parent / f"{name}.md").is_file():
+            raise TangleError(f"{toc.name}: write {name}.md, or do not list it")
+    return [toc.parent / f"{name}.md" for name in names]
+
+
+def until(paths: Sequence[Path], chapter: str | Path) -> list[Path]:
+    """Return the pages up to a chapter, which comes last.
+
+    The chapter is given by its number, slug, file name or path.
+    """
+    wanted = Path(chapter).stem.zfill(2)
+    for count, path in enumerate(paths, 1):
+        match = CHAPTER.fullmatch(path.stem)
+        if match and wanted in (match[0], match[1], match[2]):
+            return list(paths[:count])
+    raise TangleError(f"no chapter {str(chapter)!r}: give a number or a file")
+
+
+def title(path: Path) -> tuple[str, int]:
+    """Return the first `# ` heading of a page, and its line."""
+    tokens = PARSER.parse(path.read_text(encoding="utf-8"))
+    for heading, inline in zip(tokens, tokens[1:]):
+        if heading.type == "heading_open" and heading.tag == "h1":
+            return inline.content, heading.map[0] + 1
+    raise fault(path, 1, "no title: begin the text with a `# ` heading")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell, whose source begins at a line (from 1) of a chapter."""
+
+    chapter: Path
+    line: int
+    source: str
+    tags: tuple[str, ...]
+
+    def compile(self, flags: int = 0) -> Any:
+        """Compile the source so that tracebacks point into the chapter."""
+        text = "\n" * (self.line - 1) + self.source
+        return compile(text, str(self.chapter), "exec", flags, True)
+
+
+def read_cell(path: Path, fence: Token) -> Cell:
+    """Return the cell of a fence. Raises TangleError as `cells` does."""
+    line = fence.map[0] + 1
+    try:
+        options, body = read_fenced_cell(fence, 0, "Code")
+    except (MystMetadataParsingError, yaml.YAMLError):
+        options, body = None, []
+    if not isinstance(options, dict):
+        raise fault(path, line, "unreadable options: write `:tags: [tangle]`")
+    for key, values in options.items():
+        known = OPTIONS.get(key)
+        if known is None:
+            message = f"unknown option {key!r}: use {' or '.join(OPTIONS)}"
+            raise fault(path, line, message)
+        if not isinstance(values, list | dict):
+            raise fault(path, line, f"not a list: write `:{key}: [{values}]`")
+        for value in values:
+            if value not in known:
+                message = f"unknown {key} {value!r}: use {', '.join(known)}"
+                raise fault(path, line, message)
+    tags = tuple(options.get("tags", ()))
+    if "tangle" in tags and not CHAPTER.fullmatch(path.stem):
+        raise fault(path, line, "tangled outside a chapter: move it to one")
+    source = re.sub(r"\A\s*\n", "", "\n".join(body)).rstrip()
+    if source not in fence.content:
+        message = "a line separator other than a newline: write an escape"
+        raise fault(path, line, message)
+    last = line + 1 + fence.content.rstrip().count("\n")
+    return Cell(path, last - source.count("\n"), source, tags)
+
+
+def cells(path: Path) -> list[Cell]:
+    """Return the code cells of a page, as jupytext reads them.
+
+    Raises TangleError if a cell is nested, has an unknown option or tag, or is
+    tangled outside a chapter, and if a page with cells has no front matter.
+    """
+    text = path.read_text(encoding="utf-8")
+    tokens = PARSER.parse(text)
+    fences = [token for token in tokens if token.type == "fence"]
+    own = [f for f in fences if f.level == 0 and f.info.startswith(CODE_CELL)]
+    shown = [f for f in fences if not f.info.lstrip().startswith("{")]
+    literal = {line for fence in own + shown for line in range(*fence.map)}
+    for line, string in enumerate(text.split("\n")):
+        if FENCE.match(string) and line not in literal:
+            message = "a nested cell never runs: move it out, to column 1"
+            raise fault(path, line + 1, message)
+    if own and "format_name: myst" not in tokens[0].content:
+        raise fault(path, 1, "no MyST front matter: copy it from a chapter")
+    return [read_cell(path, fence) for fence in own]
+
+
+def bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield each name that a module binds at its top level, and the node."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name, node
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id, node
+    elif isinstance(node, ast.alias):
+        yield node.asname or node.name, node
+    elif not isinstance(node, ast.comprehension):
+        for child in ast.iter_child_nodes(node):
+            yield from bindings(child)
+
+
+def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
+    """Return where each top-level name of a program is defined.
+
+    Raises TangleError if a line is too long or not Python, if a name is defined
+    twice, if the first cell is not a docstring and imports alone, or if a later
+    one imports outside its functions.
+    """
+    if not tangled:
+        raise TangleError("no program: tag its cells with `:tags: [tangle]`")
+    places: dict[str, tuple[Path, int]] = {}
+    for cell in tangled:
+        for line, text in enumerate(cell.source.split("\n"), cell.line):
+            if len(text) > COLUMNS:
+                raise fault(cell.chapter, line, f"wrap it at {COLUMNS} columns")
+        try:
+            module = cell.compile(ast.PyCF_ONLY_AST)
+        except SyntaxError as error:
+            message = f"not Python: {error.msg}"
+            raise fault(cell.chapter, error.lineno, message) from None
+        if cell is tangled[0]:
+            others = {type(node) for node in module.body[1:]} - IMPORTS
+            if others or not ast.get_docstring(module):
+                message = "begin with the program's docstring and imports alone"
+                raise fault(cell.chapter, cell.line, message)
+        for name, node in bindings(module):
+            if isinstance(node, ast.alias) and cell is not tangled[0]:
+                message = f"import {name} in the program's first cell"
+                raise fault(cell.chapter, node.lineno, message)
+            if name in places:
+                message = f"{name} is also defined at {place(*places[name])}"
+                raise fault(cell.chapter, node.lineno, f"{message}: rename one")
+            places[name] = cell.chapter, node.lineno
+    return places
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module's text, the origin of each of its lines, and its cells."""
+
+    text: str
+    origins: list[tuple[Path, int]]
+    cells: list[Cell]
+
+    def where(self, line: int) -> str:
+        """Return the place that a line (from 1) of the text comes from.
+
+        Raises TangleError if there is no such line.
+        """
+        last = len(self.origins)
+        if not 1 <= line <= last:
+            raise TangleError(f"no line {line}: give one from 1 to {last}")
+        return place(*self.origins[line - 1])
+
+    def rewrite(self, traceback: str) -> str:
+        """Return a traceback with chapters named in place of minigpt.py."""
+
+        def frame(match: re.Match[str]) -> str:
+            try:
+                name, line = self.where(int(match[1])).split(":")
+            except TangleError:
+                return match[0]
+            return f'File "{name}", line {line}'
+
+        return FRAME.sub(frame, traceback)
+
+    def load(self, name: str) -> ModuleType:
+        """Run the cells as a new module, entered in sys.modules by its name."""
+        module = sys.modules[name] = ModuleType(name)
+        module.__file__ = str(self.cells[0].chapter.parents[1] / "minigpt.py")
+        flags = 0
+        for cell in self.cells:
+            code = cell.compile(flags)
+            flags |= code.co_flags & __future__.annotations.compiler_flag
+            exec(code, vars(module))
+        return module
+
+
+def write(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
+    """Return the text of a program: its first cell, then banners and cells."""
+    blocks = [new_code_cell(tangled[0].source)]
+    chapter = None
+    for cell in tangled[1:]:
+        if cell.chapter != chapter:
+            chapter = cell.chapter
+            number = int(chapter.stem.partition("_")[0])
+            file = f"{chapter.parent.name}/{chapter.name}"
+            banner = f"{RULE}\n{number}. {titles[chapter][0]} ({file})\n{RULE}"
+            blocks[-1].metadata.lines_to_next_cell = 2
+            blocks.append(new_markdown_cell(banner))
+        blocks.append(new_code_cell(cell.source))
+    options = {"notebook_metadata_filter": "-all", "comment_magics": False}
+    notebook = new_notebook(cells=blocks, metadata={"jupytext": options})
+    form = {"extension": ".py", "format_name": "nomarker"}
+    return jupytext.writes(notebook, form).rstrip("\n") + "\n"
+
+
+def tangle(paths: Sequence[Path]) -> Program:
+    """Return the program of a book's pages, or of those until a chapter.
+
+    Raises TangleError for what `cells` and `definitions` refuse.
+    """
+    found = [cell for path in paths for cell in cells(path)]
+    tangled = [cell for cell in found if "tangle" in cell.tags]
+    definitions(tangled)  # raises if a rule is broken
+    titles = {cell.chapter: title(cell.chapter) for cell in tangled}
+    text = write(tangled, titles)
+    origins: list[tuple[Path, int]] = []
+    padded, end = "\n" + text, 0
+    for cell in tangled:
+        start = padded.find(f"\n{cell.source}\n", end)
+        if start < 0:
+            message = "jupytext would alter this cell: write it differently"
+            raise fault(cell.chapter, cell.line, message)
+        gap = padded[end:start]  # blank lines, or a banner and blank lines
+        first = titles[cell.chapter][1] if RULE in gap else cell.line
+        origins += [(cell.chapter, first)] * gap.count("\n")
+        last = cell.line + cell.source.count("\n")
+        origins += [(cell.chapter, n) for n in range(cell.line, last + 1)]
+        end = start + 1 + len(cell.source)
+    return Program(text, origins, tangled)
+
+
+def oracle(
+    chapter: str | Path, name: str, given: Mapping[str, Any], toc: Path = TOC
+) -> Any:
+    """Return the function or class that an untangled cell of a chapter defines.
+
+    The cell runs by itself, with the given names: `vars(minigpt)`, say. Raises
+    TangleError unless exactly one cell defines the name.
+    """
+    path = until(pages(toc), chapter)[-1]
+    opening = re.compile(rf"^(async def|def|class) {name}\b", re.MULTILINE)
+    untangled = [cell for cell in cells(path) if "tangle" not in cell.tags]
+    found = [cell for cell in untangled if opening.search(cell.source)]
+    if len(found) != 1:
+        message = f"{len(found)} untangled cells define {name}: keep one"
+        raise fault(path, 1, message)
+    namespace = dict(given)
+    exec(found[0].compile(), namespace)
+    return namespace[name]
+
+
+def run(args: argparse.Namespace, toc: Path) -> int:
+    """Do what the command line says. Return 1 if --check fails, else 0."""
+    if args.until is not None:
+        print(tangle(until(pages(toc), args.until)).text, end="")
+        return 0
+    program = tangle(pages(toc))
+    target = toc.with_name("minigpt.py")
+    current = target.read_text(encoding="utf-8") if target.exists() else ""
+    stale = current != program.text
+    if args.check:
+        old, new = current.splitlines(True), program.text.splitlines(True)
+        for line in difflib.unified_diff(old, new, target.name, "the chapters"):
+            print(line.removesuffix("\n"))
+        return int(stale)
+    if args.command == "where":
+        if stale:
+            print("tangle: note: minigpt.py is stale", file=sys.stderr)
+        if args.lines:
+            print(*map(program.where, args.lines), sep="\n")
+        else:
+            print(program.rewrite(sys.stdin.read()), end="")
+        return 0
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(program.text, encoding="utf-8", newline="\n")
+    temporary.replace(target)
+    lines, chapters = len(program.origins), {c.chapter for c in program.cells}
+    print(f"{target.name}: {lines} lines from {len(chapters)} chapters")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None, toc: Path = TOC) -> int:
+    """Run the command line, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="tangle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true")
+    mode.add_argument("--until", metavar="CHAPTER")
+    where = parser.add_subparsers(dest="command").add_parser("where")
+    where.add_argument("lines", metavar="LINE", nargs="*", type=int)
+    args = parser.parse_args(argv)
+    if args.command and (args.check or args.until is not None):
+        parser.error("where goes without --check and --until")
+    try:
+        return run(args, toc)
+    except (TangleError, OSError, yaml.YAMLError) as error:
+        print("tangle: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

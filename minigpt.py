@@ -1,0 +1,1398 @@
+"""MiniGPT: a GPT that learns to write Python, one character at a time.
+
+    python minigpt.py train       learn from the Python standard library
+    python minigpt.py generate    write Python
+    python minigpt.py --help      all the rest
+
+This file is generated from a book, the chapters book/NN_*.md. Edit those,
+then run `python book/tangle.py`. It has their order:
+
+    1 a program you can read    9 choosing the next character
+    2 text into numbers        10 the machine
+    3 data                     11 learning
+    4 embeddings               12 checkpoints
+    5 attention                13 the training run
+    6 many heads               14 watching it learn (prose alone)
+    7 the block                15 the KV cache
+    8 MiniGPT, the model       16 the program: the command line
+
+One alphabet names the sizes of arrays: B batch, T time (characters),
+C channels (d_model), H heads, D head size (C / H), V vocabulary.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache, partial
+from lzma import LZMAError
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+# -----------------------------------------------------------------------------
+# 1. A program you can read (book/01_program.md)
+# -----------------------------------------------------------------------------
+
+class MiniGPTError(Exception):
+    """Something the user can put right; the message says what, and how."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise MiniGPTError with this message unless the condition holds."""
+    if not condition:
+        raise MiniGPTError(message)
+
+
+def setting(default, about: str, low=-math.inf, high=math.inf):
+    """A field of a config: its default, its meaning, its allowed range."""
+    metadata = {"about": about, "span": (low, high)}
+    return field(default=default, metadata=metadata)
+
+
+class Settings:
+    """Base of the configs: MiniGPTError for a wrong type or value."""
+
+    def __post_init__(self):
+        for f in fields(self):
+            value, (low, high) = getattr(self, f.name), f.metadata["span"]
+            kinds = (float, int) if f.type is float else (f.type,)
+            right = type(value) in kinds
+            fits = right and (f.type is str or low <= value <= high)
+            span = "" if f.type in (str, bool) else f" from {low} to {high}"
+            require(fits, f"{f.name} is {value!r}: it must be of type "
+                    f"{f.type.__name__}{span}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """The shape of a model, in the terms of Vaswani et al. (2017)."""
+
+    vocab_size: int = setting(99, "tokens it knows", 4, 2**20)
+    context_length: int = setting(512, "characters it can see", 2, 2**16)
+    d_model: int = setting(512, "numbers that stand for a token", 1, 2**14)
+    n_layers: int = setting(8, "blocks, one after another", 1, 2**8)
+    n_heads: int = setting(8, "attention heads in a block", 1, 2**8)
+    d_ff: int = setting(0, "numbers inside an MLP; 0: 4 d_model", 0, 2**16)
+    dropout: float = setting(0.2, "share of numbers dropped", 0.0, 0.9)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.d_model % self.n_heads == 0, f"n_heads {self.n_heads} "
+                f"does not divide d_model {self.d_model}: choose a divisor")
+        if self.d_ff == 0:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """How a model is trained. A step is one change of its weights."""
+
+    batch_size: int = setting(64, "windows of text in a batch", 1, 2**16)
+    grad_accum: int = setting(1, "batches added up for one step", 1, 2**16)
+    max_steps: int = setting(5000, "steps of the whole run", 1)
+    learning_rate: float = setting(1e-3, "the highest learning rate", 0, 10)
+    min_learning_rate: float = setting(1e-5, "the last one", 0, 10)
+    warmup_steps: int = setting(200, "steps up to the highest rate", 0)
+    weight_decay: float = setting(0.1, "pull of matrices to zero", 0, 10)
+    beta1: float = setting(0.9, "memory of the mean gradient", 0, 0.9999)
+    beta2: float = setting(0.99, "memory of its square", 0, 0.99999)
+    grad_clip: float = setting(1.0, "the longest gradient allowed", 1e-9)
+    eval_interval: int = setting(250, "steps between evaluations", 1)
+    eval_windows: int = setting(256, "windows in an evaluation", 1, 2**20)
+    sample_interval: int = setting(500, "steps between samples", 1)
+    checkpoint_interval: int = setting(250, "steps between checkpoints", 1)
+    seed: int = setting(0, "number all random choices follow", 0, 2**32 - 1)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
+    dtype: str = setting("auto", "auto, float32 or bfloat16")
+    compile: bool = setting(False, "let PyTorch compile the model first")
+
+
+PRESETS = {
+    "full": {},
+    "laptop": dict(
+        context_length=64, d_model=192, n_layers=2, n_heads=6, dropout=0.0,
+        batch_size=12, max_steps=4500, learning_rate=4e-3, warmup_steps=225,
+        min_learning_rate=4e-5, eval_interval=450, sample_interval=900,
+        checkpoint_interval=450),
+    "tiny": dict(
+        context_length=64, d_model=48, n_layers=2, n_heads=3, dropout=0.0,
+        batch_size=16, max_steps=300, learning_rate=4e-3, warmup_steps=20,
+        min_learning_rate=4e-5, eval_interval=50, sample_interval=100,
+        checkpoint_interval=100, eval_windows=64),
+}
+
+
+def make_configs(preset: str, **changes) -> tuple[ModelConfig, TrainConfig]:
+    """The two configs of a preset, with single fields changed by name."""
+    require(preset in PRESETS, f"there is no preset {preset!r}: choose one of "
+            f"{', '.join(PRESETS)}")
+    values, configs = PRESETS[preset] | changes, []
+    for kind in (ModelConfig, TrainConfig):
+        names = [f.name for f in fields(kind) if f.name in values]
+        configs.append(kind(**{name: values.pop(name) for name in names}))
+    require(not values, f"there is no setting {', '.join(values)}: see --help")
+    return configs[0], configs[1]
+
+
+# -----------------------------------------------------------------------------
+# 2. Text into numbers (book/02_tokenizer.md)
+# -----------------------------------------------------------------------------
+
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
+PAD, EOS, UNK = range(len(SPECIAL_TOKENS))
+
+
+def code_points(text: str) -> np.ndarray:
+    """The Unicode code point of each character: uint32 (len(text),)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+class Tokenizer:
+    """Text to ids and back, one id per character.
+
+    Ids 0, 1, 2 are `<pad>`, `<eos>`, `<unk>`; the characters follow in the
+    order of their code points. No text encodes to a special token.
+    """
+
+    def __init__(self, characters: str):
+        self.characters = "".join(sorted(set(characters)))
+        self.vocab_size = len(SPECIAL_TOKENS) + len(self.characters)
+        codes = code_points(self.characters)
+        dtype = np.min_scalar_type(self.vocab_size - 1)  # unsigned
+        self.to_id = np.full(int(codes.max(initial=0)) + 2, UNK, dtype)
+        self.to_id[codes] = np.arange(len(SPECIAL_TOKENS), self.vocab_size)
+        self.to_code = np.concatenate([[0, 0, 0xFFFD], codes]).astype("<u4")
+
+    def encode(self, text: str, errors: str = "strict") -> np.ndarray:
+        """The ids of a text, unsigned integers (len(text),).
+
+        An unknown character raises MiniGPTError, or is `<unk>` if "replace".
+        """
+        require(errors in ("strict", "replace"), f"errors is {errors!r}: "
+                "choose strict or replace")
+        ids = self.to_id[np.minimum(code_points(text), len(self.to_id) - 1)]
+        if errors == "strict" and UNK in ids:
+            at = int((ids == UNK).argmax())
+            raise MiniGPTError(f"the model does not know the character "
+                               f"{text[at]!r} at position {at}: remove it, or "
+                               "train on text that contains it")
+        return ids
+
+    def decode(self, ids) -> str:
+        """The text of ids (n,): `<unk>` is U+FFFD, `<pad>` and `<eos>` none."""
+        ids = np.asarray(ids, np.int64)
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)].tolist()
+        require(not wrong, f"id {wrong[:1]} is not in the vocabulary: choose "
+                f"ids from 0 to {self.vocab_size - 1}")
+        codes = self.to_code[ids[ids > EOS]]
+        return codes.tobytes().decode("utf-32-le", "surrogatepass")
+
+
+# -----------------------------------------------------------------------------
+# 3. Data (book/03_data.md)
+# -----------------------------------------------------------------------------
+
+BROKEN = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+          LZMAError)  # what reading an archive may raise
+
+
+def read_source(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield (name, read) for each file in a folder or archive, or the file.
+
+    Members of .zip, .whl and .tar.* are read in memory, one at a time.
+    """
+    if source.is_dir():
+        files = (path for path in source.rglob("*") if path.is_file())
+        yield from ((str(path), path.read_bytes) for path in files)
+    elif source.suffix in (".zip", ".whl"):
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, partial(archive.read, entry)
+    elif ".tar" in source.suffixes or source.suffix == ".tgz":
+        with tarfile.open(source) as archive:
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                yield member.name, archive.extractfile(member).read
+    else:
+        yield str(source), source.read_bytes
+
+
+def read_text(content: bytes, unicode: bool) -> tuple[str, str]:
+    """(text, "") of a document in UTF-8, or ("", the reason to skip it)."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    if not unicode and not text.isascii():
+        return "", "not ASCII (--unicode takes it)"
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text, "" if text else "empty"
+
+
+def gather(sources: list[Path], suffixes: tuple[str, ...], unicode: bool,
+           spool) -> tuple[dict, Counter, Counter]:
+    """Write the texts of all sources to the binary file `spool`.
+
+    Returns where they lie (digest -> offset, bytes, characters), how often
+    each character occurs, and how many files were skipped, by reason.
+    """
+    documents, counts, skipped = {}, Counter(), Counter()
+    for source in sources:
+        try:
+            for name, read in read_source(source):
+                text, reason = "", "other suffix (--suffix takes it)"
+                if name.endswith(suffixes):
+                    text, reason = read_text(read(), unicode)
+                content = text.encode()
+                digest = hashlib.sha256(content).digest()
+                if digest in documents:
+                    reason = "duplicate"
+                if reason:
+                    skipped[reason] += 1
+                    continue
+                documents[digest] = spool.tell(), len(content), len(text)
+                spool.write(content)
+                counts.update(text)
+        except BROKEN as error:
+            raise MiniGPTError(f"{source} cannot be read ({error}): check the "
+                               "path, or get the file again") from None
+    return documents, counts, skipped
+
+
+def prepare(sources: list[Path], out: Path, suffixes=(".py",),
+            unicode: bool = False) -> dict:
+    """Turn sources into `tokens.npy` and `meta.json` in the folder `out`.
+
+    Returns the metadata: the vocabulary's characters, where `val` begins, a
+    sha256 (the fingerprint), what was skipped. Equal texts give equal files.
+    Raises MiniGPTError if a source cannot be read or no text is left.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        with open(Path(scratch, "texts"), "w+b") as spool:
+            documents, counts, skipped = gather(
+                sources, suffixes, unicode, spool)
+            require(bool(documents), f"{', '.join(map(str, sources))}: no text "
+                    f"is left (skipped: {dict(skipped) or 'nothing'}): name "
+                    "other sources, or take more with --suffix or --unicode")
+            rare = counts.total() / 100_000 if unicode else 0
+            common = "".join(c for c in counts if counts[c] > rare)
+            tokenizer, order = Tokenizer(common), sorted(documents)
+            ends = np.cumsum([documents[d][2] + 1 for d in order])  # 1: <eos>
+            tokens = np.lib.format.open_memmap(
+                Path(scratch, "tokens.npy"), "w+", tokenizer.to_id.dtype,
+                (int(ends[-1]),))
+            for (offset, size, n), end in zip(map(documents.get, order), ends):
+                spool.seek(offset)
+                text = spool.read(size).decode()
+                tokens[end - 1 - n:end - 1] = tokenizer.encode(text, "replace")
+                tokens[end - 1] = EOS
+        target = 0.9 * len(tokens)
+        cut = ends[np.searchsorted(ends, target)]
+        meta = dict(characters=tokenizer.characters, documents=len(documents),
+                    val_start=int(cut if cut < len(tokens) else target),
+                    fingerprint=hashlib.sha256(tokens).hexdigest(),
+                    skipped=dict(skipped))
+        del tokens  # closes the memory map
+        Path(scratch, "meta.json").write_text(json.dumps(meta), "utf-8")
+        for name in ("tokens.npy", "meta.json"):
+            os.replace(Path(scratch, name), out / name)
+    return meta
+
+
+@lru_cache(maxsize=2)
+def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The numbers 0 to n - 1 in the random order of this epoch: (n,)."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+class Dataset:
+    """One split, "train" or "val", of prepared text, as windows of ids.
+
+    The window at s has inputs s to s + T - 1 and targets s + 1 to s + T, T
+    the context length. Raises MiniGPTError when the folder was not prepared
+    or the split is shorter than a window.
+    """
+
+    def __init__(self, folder: Path, split: str, context_length: int):
+        try:
+            meta = json.loads((folder / "meta.json").read_text("utf-8"))
+            tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+            self.tokenizer = Tokenizer(meta["characters"])
+            self.fingerprint, cut = meta["fingerprint"], meta["val_start"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MiniGPTError(f"{folder} holds no prepared text ({error}): "
+                               "make it with 'minigpt.py prepare'") from None
+        self.tokens = tokens[:cut] if split == "train" else tokens[cut:]
+        self.context_length = context_length
+        self.n_chunks = (len(self.tokens) - 1) // context_length
+        require(self.n_chunks > 0, f"the {split} split has {len(self.tokens)} "
+                f"tokens, a window takes {context_length + 1}: prepare more "
+                "text, or lower --context-length")
+
+    def windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T), int64; `<pad>` beyond the split's end."""
+        rows = np.full((len(starts), self.context_length + 1), PAD, np.int64)
+        for row, start in zip(rows, starts):
+            piece = self.tokens[start:start + self.context_length + 1]
+            row[:len(piece)] = piece
+        return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+
+    def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Batch `number` of an endless series: inputs and targets (B, T).
+
+        A pure function: each chunk once an epoch, in the epoch's own order.
+        """
+        chunks = []
+        for place in range(number * size, (number + 1) * size):
+            epoch, i = divmod(place, self.n_chunks)
+            chunks.append(shuffled(self.n_chunks, seed, epoch)[i])
+        return self.windows(np.array(chunks) * self.context_length)
+
+    def starts(self, count: int | None = None) -> np.ndarray:
+        """`count` evenly spaced starts, or those that cover every token."""
+        last = len(self.tokens) - 1
+        if count is None:
+            return np.arange(0, last, self.context_length)
+        return np.linspace(0, last - self.context_length, count).astype(int)
+
+
+# -----------------------------------------------------------------------------
+# 4. Embeddings (book/04_embeddings.md)
+# -----------------------------------------------------------------------------
+
+class Embeddings(nn.Module):
+    """Ids to vectors: a learned row per token plus one per position."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.context_length = config.context_length
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding = nn.Embedding(
+            config.context_length, config.d_model
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Vectors (B, T, C) of ids (B, T) that begin at position start."""
+        end = start + ids.size(1)
+        assert end <= self.context_length, (
+            f"{end} characters do not fit into a context of "
+            f"{self.context_length}"
+        )
+        positions = torch.arange(start, end, device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(positions)
+        return self.dropout(x)  # (B, T) -> (B, T, C)
+
+
+# -----------------------------------------------------------------------------
+# 5. Attention (book/05_attention.md)
+# -----------------------------------------------------------------------------
+
+def attention(q: Tensor, k: Tensor, v: Tensor,
+              dropout: float = 0.0) -> Tensor:
+    """Causal attention: softmax(Q K^T / sqrt(D) + mask) V.
+
+    q is (..., T_q, D), k and v are (..., T_k, D), the result is
+    (..., T_q, D). The queries are the last T_q of the T_k positions, and
+    each sees itself and what lies before. `dropout` drops that share of
+    the weights. Source: Vaswani et al. (2017), equation 1.
+    """
+    T_q, T_k, D = q.size(-2), k.size(-2), q.size(-1)
+    assert T_q <= T_k, f"{T_q} queries need as many keys, not {T_k}"
+    mask = None
+    if 1 < T_q < T_k:  # is_causal would align the mask to the first key
+        mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device)
+        mask = mask.tril(T_k - T_q)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout, is_causal=T_q == T_k, scale=1 / math.sqrt(D)
+    )
+
+
+# -----------------------------------------------------------------------------
+# 6. Many heads (book/06_heads.md)
+# -----------------------------------------------------------------------------
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, then a projection that mixes them."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+        self.proj = nn.Linear(config.d_model, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, remember=None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `remember` adds the past to keys, values."""
+        B, T, C = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.n_heads, C // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if remember is not None:
+            k, v = remember(k, v)
+        y = attention(q, k, v, self.dropout.p if self.training else 0.0)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
+        return self.dropout(self.proj(y))
+
+
+# -----------------------------------------------------------------------------
+# 7. The block (book/07_block.md)
+# -----------------------------------------------------------------------------
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between, on each position alone."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.expand = nn.Linear(config.d_model, config.d_ff)
+        self.proj = nn.Linear(config.d_ff, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        y = F.gelu(self.expand(x), approximate="tanh")  # -> (B, T, d_ff)
+        return self.dropout(self.proj(y))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each added to what it read (pre-norm)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.d_model)
+        self.attention = MultiHeadAttention(config)
+        self.norm2 = nn.LayerNorm(config.d_model)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, remember=None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attention(self.norm1(x), remember)
+        return x + self.mlp(self.norm2(x))
+
+
+# -----------------------------------------------------------------------------
+# 8. MiniGPT (book/08_minigpt.md)
+# -----------------------------------------------------------------------------
+
+class MiniGPT(nn.Module):
+    """A GPT (Radford et al., 2019) whose output head is a matrix of its own."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config)
+                                    for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        initialise(self)
+
+    def forward(self, ids: Tensor, cache=None) -> Tensor:
+        """Logits (B, T, V) for the token after each of the ids (B, T).
+
+        With a KVCache, the ids continue the text that it has read so far.
+        """
+        assert ids.dim() == 2, f"ids are {tuple(ids.shape)}, expected (B, T)"
+        x = self.embeddings(ids, cache.length if cache else 0)
+        for i, block in enumerate(self.blocks):
+            x = block(x, partial(cache.append, i) if cache else None)
+        if cache:
+            cache.length += ids.size(1)
+        return self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
+
+
+def initialise(model: MiniGPT) -> None:
+    """Draw the first weights so that signals keep their size (in place)."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            std = 1 / math.sqrt(parameter.size(1))
+            if "embedding" in name:
+                std = 0.5
+            elif name.endswith("proj.weight"):
+                std /= math.sqrt(2 * model.config.n_layers)
+            elif name == "head.weight":
+                std *= 0.3
+            nn.init.normal_(parameter, std=std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many learned numbers a model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+# -----------------------------------------------------------------------------
+# 9. Choosing the next character (book/09_choosing.md)
+# -----------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class GenerateConfig(Settings):
+    """How text is written."""
+
+    max_new_tokens: int = setting(500, "characters to write at most", 0)
+    min_new_tokens: int = setting(0, "characters before it may end", 0)
+    temperature: float = setting(0.8, "0: the likeliest; 1: as learned", 0)
+    top_k: int = setting(0, "choose among this many; 0: all", 0)
+    top_p: float = setting(1.0, "choose among this share; 1: all", 1e-9, 1)
+    seed: int = setting(0, "number all random choices follow", 0, 2**32 - 1)
+
+
+def choose(logits: Tensor, config: GenerateConfig,
+           generator: torch.Generator) -> Tensor:
+    """Draw a token id per row of logits (B, V): int64 (B,).
+
+    In the order temperature, top-k, top-p (Holtzman et al., 2020);
+    temperature 0 takes the largest logit.
+    """
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.double() - logits.amax(-1, keepdim=True)
+    ranked, ids = (logits / config.temperature).sort(descending=True)
+    if config.top_k:
+        ranked[:, config.top_k:] = -math.inf
+    p = ranked.softmax(-1)
+    p[p.cumsum(-1) - p >= config.top_p] = 0
+    drawn = torch.multinomial(p, 1, generator=generator)
+    return ids.gather(-1, drawn).squeeze(-1)  # (B, 1) -> (B,)
+
+
+def window_start(n: int, context_length: int) -> int:
+    """Where the model begins to read after n characters."""
+    half = context_length // 2
+    return max(0, math.ceil((n - context_length) / half)) * half
+
+
+NextLogits = Callable[[Tensor], Tensor]
+
+
+def uncached(model: MiniGPT) -> NextLogits:
+    """The function text (B, n) -> next logits (B, V), without a memory."""
+    model.eval()
+
+    @torch.inference_mode()
+    def next_logits(text: Tensor) -> Tensor:
+        start = window_start(text.size(1), model.config.context_length)
+        return model(text[:, start:])[:, -1]
+
+    return next_logits
+
+
+def generate(next_logits: NextLogits, ids: Tensor,
+             config: GenerateConfig) -> Iterator[Tensor]:
+    """Continue each row of ids (B, n); yield (B,) ids per step.
+
+    A row ends with `<eos>` and is `<pad>` from then on; the iterator ends
+    with the last row, or after max_new_tokens.
+    """
+    B, n = ids.shape
+    assert n > 0, "there is nothing to continue: begin with <eos>"
+    generator = torch.Generator().manual_seed(config.seed)
+    text = F.pad(ids, (0, config.max_new_tokens), value=PAD)
+    ended = torch.zeros(B, dtype=torch.bool)
+    for i in range(config.max_new_tokens):
+        never = [PAD, UNK] if i >= config.min_new_tokens else [PAD, UNK, EOS]
+        logits = next_logits(text[:, :n + i]).float().cpu()
+        logits = logits.index_fill(-1, torch.tensor(never), -math.inf)
+        chosen = choose(logits, config, generator).masked_fill(ended, PAD)
+        ended |= chosen == EOS
+        if ended.all():
+            return
+        yield chosen
+        text[:, n + i] = chosen.to(text.device)
+
+
+# -----------------------------------------------------------------------------
+# 10. The machine (book/10_machine.md)
+# -----------------------------------------------------------------------------
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device that computes, and the precision of matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self):
+        """A context in which matrix products take self.dtype."""
+        mixed = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=mixed)
+
+    def __str__(self) -> str:
+        name = f"{self.device}, {torch.get_num_threads()} threads"
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        return f"{name}, {self.dtype}"
+
+
+def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
+    """The machine of these names; "auto" is the best there is.
+
+    Raises MiniGPTError for a device that is not there or an unknown type.
+    """
+    if device == "auto":
+        found = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        device = next((d for d in found if found[d].is_available()), "cpu")
+    try:
+        assert device.split(":")[0] in ("cpu", "cuda", "mps"), "unknown device"
+        where = torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise MiniGPTError(f"device {device!r} cannot be used here ({error}): "
+                           "choose auto, cpu, cuda, cuda:N or mps") from None
+    if dtype == "auto":
+        cuda = where.type == "cuda"
+        new = cuda and torch.cuda.get_device_capability(where) >= (8, 0)
+        dtype = "bfloat16" if new else "float32"
+    require(dtype in DTYPES, f"there is no dtype {dtype!r} here: choose one of "
+            f"auto, {', '.join(DTYPES)}")
+    return Machine(where, DTYPES[dtype])
+
+
+def seed_dropout(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
+    """Seed PyTorch from the place in the run, so that no state is saved."""
+    place = np.random.SeedSequence([seed, step, micro_step, rank])
+    torch.manual_seed(int(place.generate_state(1)[0]))
+
+
+def compile_model(model: nn.Module, ids: Tensor, machine: Machine) -> nn.Module:
+    """The model compiled for ids (B, T), or as it is where that fails."""
+    try:
+        compiled = torch.compile(model)
+        with machine.autocast():
+            compiled(ids.to(machine.device)).sum().backward()
+    except Exception as error:  # whatever a compiler may raise
+        print(f"torch.compile failed ({type(error).__name__}), going on "
+              "without it", file=sys.stderr)
+        compiled = model
+    model.zero_grad(set_to_none=True)
+    return compiled
+
+
+def peak_memory(machine: Machine) -> int | None:
+    """The most bytes this process held at once; None where unknown."""
+    if machine.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(machine.device)
+    if machine.device.type == "mps" or sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# -----------------------------------------------------------------------------
+# 11. Learning (book/11_learning.md)
+# -----------------------------------------------------------------------------
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction="mean") -> Tensor:
+    """Nats of logits (B, T, V) for targets (B, T), `<pad>` left out."""
+    logits = logits.flatten(0, 1).float()  # (B, T, V) -> (B T, V)
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=PAD,
+                           reduction=reduction)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) that decays matrices alone."""
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.dim() >= 2]
+    vectors = [p for p in parameters if p.dim() < 2]
+    assert len(matrices) + len(vectors) == len(parameters)
+    groups = [{"params": matrices, "weight_decay": config.weight_decay},
+              {"params": vectors, "weight_decay": 0.0}]
+    betas = config.beta1, config.beta2
+    return torch.optim.AdamW(groups, config.learning_rate, betas, fused=True)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of a step (from 0): linear warm-up, then half a cosine."""
+    high, low = config.learning_rate, config.min_learning_rate
+    if step < config.warmup_steps:
+        return high * (step + 1) / config.warmup_steps
+    falling = max(1, config.max_steps - 1 - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / falling)
+    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
+                  dataset: Dataset, step: int, config: TrainConfig,
+                  machine: Machine) -> tuple[float, float]:
+    """Change the weights once; return loss (nats) and gradient norm.
+
+    Reads grad_accum batches. Raises MiniGPTError, with the weights as they
+    were, when loss or gradient is not finite.
+    """
+    model.train()
+    total = 0.0
+    for micro_step in range(config.grad_accum):
+        number = step * config.grad_accum + micro_step
+        batch = dataset.batch(number, config.batch_size, config.seed)
+        inputs, targets = (ids.to(machine.device) for ids in batch)
+        seed_dropout(config.seed, step, micro_step)
+        with machine.autocast():
+            loss = cross_entropy(model(inputs), targets) / config.grad_accum
+        loss.backward()
+        total += loss.item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item()
+    require(math.isfinite(total) and math.isfinite(norm), f"step {step + 1}: "
+            f"loss {total}, gradient norm {norm}: lower --learning-rate, or "
+            "use --dtype float32")
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, norm
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
+             count: int | None = None, batch_size: int = 32) -> float:
+    """Nats per character on `count` fixed windows, or on the whole split."""
+    model.eval()
+    starts, total, characters = dataset.starts(count), 0.0, 0
+    for i in range(0, len(starts), batch_size):
+        batch = dataset.windows(starts[i:i + batch_size])
+        inputs, targets = (ids.to(machine.device) for ids in batch)
+        with machine.autocast():
+            total += cross_entropy(model(inputs), targets, "sum").item()
+        characters += int((targets != PAD).sum())
+    return total / characters
+
+
+# -----------------------------------------------------------------------------
+# 12. Checkpoints (book/12_checkpoints.md)
+# -----------------------------------------------------------------------------
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes, wholly or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself must reach the disk, too
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+FORMAT = 1  # of our metadata; a newer file is refused, not guessed at
+
+
+def seal(metadata: dict) -> str:
+    """Metadata as canonical JSON, with the sha256 of all the rest of it."""
+    def canonical(sha256: str) -> str:
+        return json.dumps(metadata | {"sha256": sha256}, sort_keys=True,
+                          separators=(",", ":"), allow_nan=False)
+
+    return canonical(hashlib.sha256(canonical("").encode()).hexdigest())
+
+
+def digest(tensor: Tensor) -> str:
+    """The sha256 of a tensor's type, shape and bytes."""
+    form = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    numbers = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(form + b"\0" + numbers.tobytes()).hexdigest()
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for m and v
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds. Tensors are on the CPU, by name."""
+
+    model: ModelConfig
+    train: TrainConfig
+    tokenizer: Tokenizer
+    fingerprint: str  # of the data
+    step: int = 0  # how many are done
+    best_loss: float | None = None  # nats per character, on `val`
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: Path, model: MiniGPT,
+             optimizer: torch.optim.AdamW | None = None) -> None:
+        """Write this state, with the tensors of model and optimizer."""
+        tensors = {}
+        for name, parameter in model.named_parameters():
+            tensors[f"model.{name}"] = parameter
+            for moment in MOMENTS if optimizer else ():
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+        metadata = dict(format=FORMAT, model=asdict(self.model),
+                        train=asdict(self.train), step=self.step,
+                        characters=self.tokenizer.characters,
+                        fingerprint=self.fingerprint, best_loss=self.best_loss,
+                        tensors={n: digest(t) for n, t in tensors.items()})
+        texts = {"minigpt": seal(metadata)}
+        write_atomically(path, lambda p: save_file(tensors, p, texts))
+
+
+def load_checkpoint(path: Path, moments: bool = False) -> Checkpoint:
+    """Read and verify a checkpoint; with the optimizer's moments if asked.
+
+    Raises MiniGPTError if the file is missing, foreign or damaged.
+    """
+    require(path.is_file(), f"{path} is not a file: check the path, or train")
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            text = (file.metadata() or {})["minigpt"]
+            meta = json.loads(text)
+            require(meta["format"] == FORMAT, f"format {meta['format']}, which "
+                    f"this program does not know (it knows {FORMAT})")
+            require(seal(meta) == text, "wrong sha256")
+            listed = meta["tensors"]
+            require({*file.keys()} == {*listed}, "other tensors than listed")
+            names = [n for n in listed if moments or n.startswith("model.")]
+            tensors = {name: file.get_tensor(name) for name in names}
+        for name, tensor in tensors.items():
+            require(digest(tensor) == listed[name], f"wrong sha256 of {name}")
+        return Checkpoint(
+            ModelConfig(**meta["model"]), TrainConfig(**meta["train"]),
+            Tokenizer(meta["characters"]), meta["fingerprint"], meta["step"],
+            meta["best_loss"], tensors)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError,
+            AttributeError, MiniGPTError) as error:
+        raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
+                           f"({error}): choose another file") from None
+
+
+def build_model(checkpoint: Checkpoint) -> MiniGPT:
+    """The model of a checkpoint, on the CPU.
+
+    Raises MiniGPTError if tensors, config and vocabulary do not fit.
+    """
+    require(checkpoint.tokenizer.vocab_size == checkpoint.model.vocab_size,
+            "the checkpoint's vocabulary and model differ: choose another file")
+    with torch.device("meta"):
+        model = MiniGPT(checkpoint.model)
+    tensors = {name.removeprefix("model."): tensor
+               for name, tensor in checkpoint.tensors.items()
+               if name.startswith("model.")}
+    needed = {n: (p.shape, p.dtype) for n, p in model.named_parameters()}
+    found = {n: (t.shape, t.dtype) for n, t in tensors.items()}
+    wrong = sorted(n for n, _ in needed.items() ^ found.items())
+    require(not wrong, f"the checkpoint's tensors do not fit its config (see "
+            f"{wrong[:1]}): choose another file")
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def restore_moments(optimizer: torch.optim.AdamW, model: MiniGPT,
+                    checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's moments and step count into a new optimizer."""
+    for name, parameter in model.named_parameters():
+        state = {"step": torch.tensor(float(checkpoint.step))}
+        for moment in MOMENTS:
+            state[moment] = checkpoint.tensors[f"{moment}.{name}"]
+        where = parameter.device
+        optimizer.state[parameter] = {k: t.to(where) for k, t in state.items()}
+
+
+# -----------------------------------------------------------------------------
+# 13. The training run (book/13_run.md)
+# -----------------------------------------------------------------------------
+
+class StopSignal:
+    """Within `with`, notes the first Ctrl-C or SIGTERM in `number`."""
+
+    def __enter__(self):
+        self.number = 0
+        self.before = {number: signal.signal(number, self.note)
+                       for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number, frame) -> None:
+        """Remember the signal; a second one acts as it always did."""
+        self.number = number
+        self.__exit__()
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Run:
+    """A run in progress; `seconds` is the time of its training steps."""
+
+    folder: Path
+    state: Checkpoint
+    model: MiniGPT
+    optimizer: torch.optim.AdamW
+    machine: Machine
+    seconds: float = 0.0
+
+    def log(self, name: str, **record) -> None:
+        """Append a record to NAME.jsonl, as one line, with the step."""
+        line = json.dumps({"step": self.state.step, **record})
+        with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
+            f.write(line + "\n")
+
+
+def trim(log: Path, step: int) -> list[dict]:
+    """Drop the records of a log after a step; return those that stay."""
+    records = []
+    for line in log.read_text("utf-8").splitlines() if log.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # torn when the process was killed
+            break
+    records = [record for record in records if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(log, lambda path: path.write_text(text, "utf-8"))
+    return records
+
+
+RUN_FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl",
+             "samples.jsonl", "run.json")
+
+
+def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
+          resume: bool, overwrite: bool) -> Run:
+    """A new run, or the run as it was when its last checkpoint was written.
+
+    Raises MiniGPTError for a run that exists when neither is asked for, or
+    data other than those it began with.
+    """
+    found = [name for name in RUN_FILES if (folder / name).exists()]
+    require(resume or overwrite or not found, f"{folder} holds a run: continue "
+            "it with --resume, replace it with --overwrite, or name another "
+            "folder with --run")
+    machine = pick_machine(config.device, config.dtype)
+    if resume and "last.safetensors" in found:
+        state = load_checkpoint(folder / "last.safetensors", moments=True)
+        require(state.fingerprint == data.fingerprint, f"{folder} learns from "
+                f"data {state.fingerprint[:8]}, these are "
+                f"{data.fingerprint[:8]}: give the same with --data")
+        model = build_model(state).to(machine.device)
+    else:
+        for name in found:
+            (folder / name).unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
+        state = Checkpoint(shape, config, data.tokenizer, data.fingerprint)
+        torch.manual_seed(config.seed)
+        model = MiniGPT(shape).to(machine.device)
+    run = Run(folder, state, model, make_optimizer(model, config), machine)
+    if state.step:
+        restore_moments(run.optimizer, model, state)
+    trim(folder / "samples.jsonl", state.step)
+    for record in trim(folder / "metrics.jsonl", state.step)[-1:]:
+        run.seconds = record["seconds"]
+    return run
+
+
+def measure(run: Run, val: Dataset) -> None:
+    """Evaluate, log and print the loss; keep the weights if it is a best."""
+    state, config = run.state, run.state.train
+    loss = evaluate(run.model, val, run.machine, config.eval_windows)
+    run.log("metrics", val_loss=loss, seconds=run.seconds)
+    tqdm.write(f"step {state.step} of {config.max_steps}: validation loss "
+               f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
+    if state.best_loss is None or loss < state.best_loss:
+        state.best_loss = loss
+        state.save(run.folder / "best.safetensors", run.model)
+
+
+SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
+
+
+def show_samples(run: Run, reader: Callable[[MiniGPT], NextLogits],
+                 count: int = 8) -> None:
+    """Write texts that begin with `def `; log them all, print the first."""
+    tokenizer = run.state.tokenizer
+    prompt = tokenizer.encode("def ", "replace").astype(np.int64)
+    prompt = np.array([EOS]) if UNK in prompt else prompt
+    ids = torch.from_numpy(np.tile(prompt, (count, 1)))
+    steps = generate(reader(run.model), ids.to(run.machine.device), SAMPLE)
+    rows = torch.stack([*ids.T, *steps], dim=1)  # (B, n + new)
+    run.log("samples", texts=[tokenizer.decode(row) for row in rows])
+    tqdm.write(f"\n{tokenizer.decode(rows[0])}\n")
+
+
+def write_record(run: Run) -> None:
+    """Write run.json: what the run is, and what it took so far."""
+    state = run.state
+    record = dict(
+        model=asdict(state.model), train=asdict(state.train), step=state.step,
+        best_loss=state.best_loss, fingerprint=state.fingerprint,
+        machine=str(run.machine), platform=platform.platform(),
+        python=platform.python_version(), torch=torch.__version__,
+        training_seconds=round(run.seconds, 1),
+        peak_memory_bytes=peak_memory(run.machine))
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(run.folder / "run.json",
+                     lambda path: path.write_text(text, "utf-8"))
+
+
+def one_step(run: Run, model: nn.Module, dataset: Dataset, config: TrainConfig,
+             bar: tqdm) -> None:
+    """One training step: timed, counted, logged, shown."""
+    start, state = time.perf_counter(), run.state
+    loss, norm = training_step(model, run.optimizer, dataset, state.step,
+                               config, run.machine)
+    run.seconds += time.perf_counter() - start
+    rate = learning_rate(state.step, config)
+    state.step += 1
+    run.log("metrics", loss=loss, grad_norm=norm, learning_rate=rate,
+            seconds=run.seconds)
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.update(config.batch_size * config.grad_accum * dataset.context_length)
+
+
+def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
+          resume: bool = False, overwrite: bool = False,
+          max_minutes: float = math.inf, reader=uncached) -> tuple[Run, int]:
+    """Train a model in the folder of a run, or continue the run there.
+
+    Returns the run and the signal that ended it, 0 if none; `reader` says
+    how samples are read. Raises MiniGPTError as `begin` and the steps do.
+    """
+    dataset = Dataset(data, "train", shape.context_length)
+    val = Dataset(data, "val", shape.context_length)
+    run = begin(folder, shape, config, dataset, resume, overwrite)
+    state, model = run.state, run.model
+    if config.compile:
+        inputs, _ = dataset.batch(0, config.batch_size, config.seed)
+        model = compile_model(model, inputs, run.machine)
+    write_record(run)
+    if state.step == 0:
+        measure(run, val)
+    deadline = time.monotonic() + 60 * max_minutes
+    characters = config.batch_size * config.grad_accum * shape.context_length
+    with StopSignal() as stop, tqdm(
+            total=config.max_steps * characters, unit="char", disable=None,
+            initial=state.step * characters, unit_scale=True) as bar:
+        while state.step < config.max_steps:
+            one_step(run, model, dataset, config, bar)
+            last = state.step == config.max_steps
+            if last or state.step % config.eval_interval == 0:
+                measure(run, val)
+            if last or state.step % config.sample_interval == 0:
+                show_samples(run, reader)
+            late = stop.number or time.monotonic() > deadline
+            if last or late or state.step % config.checkpoint_interval == 0:
+                path = folder / "last.safetensors"
+                state.save(path, run.model, run.optimizer)
+            if late:
+                break
+    write_record(run)
+    return run, stop.number
+
+
+# -----------------------------------------------------------------------------
+# 15. The KV cache (book/15_kv_cache.md)
+# -----------------------------------------------------------------------------
+
+class KVCache:
+    """Keys and values of the text read so far; 8 L B T C bytes in float32.
+
+    `like` is a tensor of the device and type to use (CPU, float32).
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int = 1,
+                 like: Tensor = torch.empty(0)):
+        shape = (config.n_layers, batch_size, config.n_heads,
+                 config.context_length, config.d_model // config.n_heads)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0  # characters read; the model counts them
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a layer's (B, H, T_new, D); return all of its (B, H, T, D)."""
+        end = self.length + k.size(2)
+        self.keys[layer, :, :, self.length:end] = k
+        self.values[layer, :, :, self.length:end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def cached(model: MiniGPT) -> NextLogits:
+    """Like `uncached`, but reads only what is new, so the text must grow."""
+    model.eval()
+    cache, start = None, 0
+
+    @torch.inference_mode()
+    def next_logits(text: Tensor) -> Tensor:
+        nonlocal cache, start
+        B, n = text.shape
+        begin = window_start(n, model.config.context_length)
+        if cache is None or begin != start:
+            cache, start = KVCache(model.config, B, model.norm.weight), begin
+        unread = text[:, start + cache.length:]
+        assert unread.size(1) > 0, "the text has not grown since the last call"
+        return model(unread, cache)[:, -1]
+
+    return next_logits
+
+
+# -----------------------------------------------------------------------------
+# 16. The program (book/16_program.md)
+# -----------------------------------------------------------------------------
+
+HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
+CORPUS = HERE / "data" / "python-stdlib.tar.xz"
+SHIPPED = HERE / "checkpoints" / "pretrained.safetensors"
+DATA, RUNS = Path("data", "prepared"), Path("checkpoints")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours, and whose flags are exact."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        raise MiniGPTError(f"{message}: see {self.prog} --help")
+
+
+def add_settings(parser: Parser, config: type) -> None:
+    """Add a flag for each field of a config; unset flags leave no trace."""
+    presets = {} if config is GenerateConfig else PRESETS
+    for f in fields(config):
+        if f.name == "vocab_size":  # comes from the data
+            continue
+        defaults = [f"default {f.default}"] + [
+            f"{p} {v[f.name]}" for p, v in presets.items() if f.name in v]
+        how = {"type": f.type, "metavar": f.type.__name__.upper()}
+        if f.type is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(
+            f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS, **how,
+            help=f"{f.metadata['about']} ({', '.join(defaults)})")
+
+
+def given(args: argparse.Namespace, *configs: type) -> dict:
+    """The settings of these configs that were typed as flags."""
+    names = {f.name for config in configs for f in fields(config)}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Turn sources into token files; say what was taken and what skipped."""
+    suffixes = tuple(filter(None, args.suffix.replace(" ", "").split(",")))
+    require(bool(suffixes), f"--suffix is {args.suffix!r}: give one like .py")
+    meta = prepare(args.sources or [CORPUS], args.out, suffixes, args.unicode)
+    print(f"{args.out}: {meta['documents']} documents, "
+          f"{len(meta['characters'])} different characters")
+    for reason, count in meta["skipped"].items():
+        print(f"skipped {count}: {reason}")
+    return 0
+
+
+def find_data(named: Path | None) -> Path:
+    """The folder named, or the default one, prepared if need be."""
+    if named is None and not (DATA / "meta.json").exists():
+        print(f"preparing {CORPUS} in {DATA}")
+        prepare([CORPUS], DATA)
+    return named or DATA
+
+
+def resumed(path: Path, changes: dict) -> tuple[ModelConfig, TrainConfig]:
+    """The configs of a checkpoint; MiniGPTError if a flag contradicts them."""
+    state = load_checkpoint(path)
+    moved = {n: changes[n] for n in ("device", "compile") if n in changes}
+    config = replace(state.train, **moved)
+    known = asdict(state.model) | asdict(config)
+    for name, value in changes.items():
+        require(value == known[name], f"--{name.replace('_', '-')} {value} "
+                f"contradicts the run, which has {known[name]}: leave it out, "
+                "or choose another --run")
+    return state.model, config
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train a model, or continue a run; the exit status."""
+    changes, preset = given(args, ModelConfig, TrainConfig), args.preset
+    require(not (args.resume and args.overwrite), "--resume and --overwrite "
+            "contradict each other: give one of them")
+    require(args.max_minutes >= 0, f"--max-minutes is {args.max_minutes}: give "
+            "0 or more")
+    machine = pick_machine(changes.get("device", "auto"))
+    if preset == "auto":
+        preset = "full" if machine.device.type == "cuda" else "laptop"
+        print(f"preset {preset}, because this is {machine}")
+    run = args.run or RUNS / preset
+    if args.resume and (run / "last.safetensors").exists():
+        typed = PRESETS[preset] if args.preset != "auto" else {}
+        shape, config = resumed(run / "last.safetensors", typed | changes)
+    else:
+        shape, config = make_configs(preset, **changes)
+    data = find_data(args.data)
+    ended, number = train(shape, config, data, run, args.resume,
+                          args.overwrite, args.max_minutes, reader=cached)
+    if ended.state.step < config.max_steps:
+        again = ["train", "--run", str(run), "--data", str(data), "--resume"]
+        print(f"stopped after step {ended.state.step}; go on with:\n"
+              f"python minigpt.py {shlex.join(again)}")
+    return 128 + number if number else 0
+
+
+def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
+    """Pass pieces of text on, up to the text `stop` ("" for none)."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if stop and stop in held:
+            yield held.partition(stop)[0]
+            return
+        sure = len(held) - max(0, len(stop) - 1)
+        if sure > 0:
+            yield held[:sure]
+            held = held[sure:]
+    yield held
+
+
+def newest_checkpoint() -> Path:
+    """The best weights of the newest run, or the model shipped with us."""
+    found = RUNS.glob("*/best.safetensors")
+    return max(found, key=lambda path: path.stat().st_mtime, default=SHIPPED)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Continue a prompt; the text goes to stdout, all else to stderr."""
+    config = GenerateConfig(**given(args, GenerateConfig))
+    count, prompt, file = args.num_samples, args.prompt, args.prompt_file
+    require(count > 0, f"--num-samples is {count}: give 1 or more")
+    require(not (prompt and file), "--prompt and --prompt-file: give only one")
+    prompt = file.read_text("utf-8") if file else prompt
+    machine = pick_machine(args.device, args.dtype)
+    path = args.checkpoint or newest_checkpoint()
+    checkpoint = load_checkpoint(path)
+    decode, T = checkpoint.tokenizer.decode, checkpoint.model.context_length
+    ids = checkpoint.tokenizer.encode(prompt)
+    require(len(ids) <= T, f"the prompt has {len(ids)} characters, the model "
+            f"can see {T}: give the last {T} of them")
+    model = build_model(checkpoint).to(machine.device, machine.dtype)
+    print(f"{path}: {count_parameters(model):,} parameters, {machine}",
+          file=sys.stderr)
+    rows = np.tile(ids if len(ids) else [EOS], (count, 1)).astype(np.int64)
+    reader = (uncached if args.no_cache else cached)(model)
+    steps = generate(reader, torch.tensor(rows, device=machine.device), config)
+    if count > 1:
+        steps = list(steps)
+    for i in range(count):
+        if count > 1:
+            print(f"--- sample {i + 1} of {count}", file=sys.stderr, flush=True)
+        print(prompt, end="", flush=True)
+        pieces = (decode(step[i:i + 1]) for step in steps)
+        for piece in until(pieces, args.stop):
+            print(piece, end="", flush=True)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Measure a checkpoint on the whole validation split."""
+    path, machine = args.checkpoint or newest_checkpoint(), pick_machine()
+    checkpoint = load_checkpoint(path)
+    val = Dataset(find_data(args.data), "val", checkpoint.model.context_length)
+    require(val.tokenizer.characters == checkpoint.tokenizer.characters,
+            f"{path} was trained on other characters than these data have: "
+            "give the data of its run with --data")
+    model = build_model(checkpoint).to(machine.device)
+    loss = evaluate(model, val, machine)
+    print(f"{path}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
+          f"character, over {len(val.tokens) - 1:,} characters")
+    return 0
+
+
+def build_parser() -> Parser:
+    """The command line: prepare, train, generate, evaluate."""
+    parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable, *configs: type) -> Callable:
+        about = {"help": run.__doc__, "description": run.__doc__}
+        sub = commands.add_parser(name, **about)
+        sub.set_defaults(run_command=run)
+        for config in configs:
+            add_settings(sub, config)
+        return sub.add_argument
+
+    folder, file = ({"type": Path, "metavar": kind} for kind in ("DIR", "FILE"))
+    switch, word = {"action": "store_true"}, {"metavar": "TEXT", "default": ""}
+    add = command("prepare", run_prepare)
+    add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder, file, "
+        ".zip, .whl or .tar.* (default: the standard library of Python)")
+    add("--out", **folder, default=DATA, help=f"output (default {DATA})")
+    add("--suffix", default=".py", metavar="LIST", help="file name endings to "
+        "take, separated by commas (default .py)")
+    add("--unicode", **switch, help="take texts that are not ASCII, too")
+
+    add = command("train", run_train, ModelConfig, TrainConfig)
+    add("--preset", default="auto", choices=["auto", *PRESETS],
+        help="named settings (default auto: full on CUDA, else laptop)")
+    add("--data", **folder, help=f"prepared text (default {DATA})")
+    add("--run", **folder, help=f"the run's folder (default {RUNS}/PRESET)")
+    add("--resume", **switch, help="continue the run, or start it")
+    add("--overwrite", **switch, help="replace the run")
+    add("--max-minutes", type=float, default=math.inf, metavar="M",
+        help="stop after so many minutes (default: none)")
+
+    add = command("generate", run_generate, GenerateConfig)
+    add("--checkpoint", **file, help="weights (default: the newest run's)")
+    add("--prompt", **word, help="text to continue (default: a new file)")
+    add("--prompt-file", **file, help="file with the text to continue")
+    add("--stop", **word, help="end before this text (default: none)")
+    add("--num-samples", type=int, default=1, metavar="INT",
+        help="texts to write (default 1, printed as it is written)")
+    add("--no-cache", **switch, help="read all in view for each character")
+    for f in fields(TrainConfig):
+        if f.name in ("device", "dtype"):
+            add(f"--{f.name}", default=f.default, metavar="STR",
+                help=f"{f.metadata['about']} (default {f.default})")
+
+    add = command("evaluate", run_evaluate)
+    add("--checkpoint", **file, help="weights (default: the newest run's)")
+    add("--data", **folder, help=f"prepared text (default {DATA})")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line (default: sys.argv); return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # any alphabet, on any system
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        args = build_parser().parse_args(argv)
+        return args.run_command(args)
+    except BrokenPipeError:  # whoever reads our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except MiniGPTError as error:
+        message = str(error)
+    except (OSError, UnicodeError) as error:
+        message = f"{error}: check the file, its rights, and the disk"
+    print("minigpt: error:", *message.split(), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

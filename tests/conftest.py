@@ -1,0 +1,34 @@
+"""What all tests share: a small corpus, and bfloat16 that runs everywhere."""
+
+import os
+
+# Some virtual machines announce AMX instructions and then cannot run them.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+
+import minigpt  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A folder of 40 little Python files, all different: about 20,000 chars."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(40):
+        lines = [f"def f{i}_{j}(x):\n    return x * {i} + {j}\n\n\n" for j in range(15)]
+        (folder / f"m{i:02}.py").write_text("".join(lines), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(corpus, tmp_path_factory) -> Path:
+    """The corpus, prepared."""
+    out = tmp_path_factory.mktemp("data")
+    minigpt.prepare([corpus], out)
+    return out
