@@ -131,10 +131,10 @@ class TrainConfig(Settings):
 PRESETS = {
     "full": {},
     "laptop": dict(
-        context_length=64, d_model=192, n_layers=2, n_heads=6, dropout=0.0,
-        batch_size=12, max_steps=4500, learning_rate=4e-3, warmup_steps=225,
-        min_learning_rate=4e-5, eval_interval=450, sample_interval=900,
-        checkpoint_interval=450),
+        context_length=128, d_model=192, n_layers=2, n_heads=6, dropout=0.0,
+        batch_size=6, max_steps=4500, learning_rate=4e-3, warmup_steps=225,
+        min_learning_rate=4e-5, eval_interval=300, sample_interval=300,
+        checkpoint_interval=300),
     "tiny": dict(
         context_length=64, d_model=48, n_layers=2, n_heads=3, dropout=0.0,
         batch_size=16, max_steps=300, learning_rate=4e-3, warmup_steps=20,
