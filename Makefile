@@ -1,27 +1,42 @@
-# make: set up, train on this machine, write Python. make help: the rest.
+# `make` sets up, trains the preset for this machine and writes some Python.
 PYTHON ?= python3
-VENV = .venv
-BIN = $(VENV)/bin
+BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-# Some virtual machines announce AMX instructions and then cannot run them.
-export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
 
-.PHONY: all train generate test book module bite clean help
+.PHONY: all train generate test test-all bite book module clean
 
 all: train generate
 
-train: $(VENV)/ready
+train: .venv/base              ## train, or continue the run
 	$(BIN)/python minigpt.py train --resume
 
-generate: $(VENV)/ready
+generate: .venv/base           ## write Python with the newest run
 	$(BIN)/python minigpt.py generate --prompt "def "
 	@echo
 
-test: $(VENV)/ready-test
-	$(BIN)/python -m pytest -q -m "not slow"
+test: .venv/test               ## the quick tests
+	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/ready-test
-	$(BIN)/python -m pytest -q
+test-all: .venv/test           ## all tests
+	$(BIN)/python -m pytest
 
-book: $(VENV)/ready-book
+bite: .venv/test               ## do the tests notice when code is broken?
+	$(BIN)/python tests/bite.py
+
+book: .venv/book               ## the HTML book, in _build/html
 	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going
+
+module: .venv/test             ## minigpt.py from the chapters
+	$(BIN)/python book/tangle.py
+
+clean:                         ## remove what can be made again
+	rm -rf .venv _build build *.egg-info data/prepared
+
+.venv/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/test .venv/book: .venv/%: .venv/base
+	$(INSTALL) -e ".[$*]"
+	@touch $@

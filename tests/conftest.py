@@ -1,4 +1,4 @@
-"""What all tests share: a small corpus, and bfloat16 that runs everywhere."""
+"""What all tests share: where the module is, and a small corpus."""
 
 import os
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "book")]
 
-import minigpt  # noqa: E402
+import minigpt  # noqa: E402  (bite.py and test_book.py put another in its place)
 
 
 @pytest.fixture(scope="session")

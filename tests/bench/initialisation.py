@@ -1,0 +1,50 @@
+"""What the first weights are worth: GPT-2's rule against ours, side by side.
+
+    python tests/bench/initialisation.py [STEPS] [SEED ...]
+
+Trains the laptop preset for STEPS steps (1400) with its schedule fitted to
+them, once with a standard deviation of 0.02 for everything (output projections
+divided by sqrt(2 L), as in GPT-2) and once with the module's rule. Prints the
+validation loss of each in nats per character.
+"""
+
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+import minigpt
+
+
+def as_gpt2(model: minigpt.MiniGPT) -> None:
+    """GPT-2's first weights (in place)."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            scale = math.sqrt(2 * model.config.n_layers)
+            std = 0.02 / scale if name.endswith("proj.weight") else 0.02
+            nn.init.normal_(parameter, std=std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
+def main(steps: int = 1400, *seeds: int) -> None:
+    rules = {"GPT-2's 0.02": as_gpt2, "by width": minigpt.initialise}
+    folder = Path(tempfile.mkdtemp())
+    minigpt.prepare([minigpt.CORPUS], folder / "data")
+    for seed in seeds or (0,):
+        for name, rule in rules.items():
+            minigpt.initialise = rule
+            shape, config = minigpt.make_configs(
+                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed,
+                eval_interval=steps, sample_interval=steps,
+                checkpoint_interval=steps, eval_windows=1024)
+            run, _ = minigpt.train(shape, config, folder / "data",
+                                   folder / f"{seed}-{name}",
+                                   reader=minigpt.cached)
+            print(f"seed {seed}, {name}: {run.state.best_loss:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Do the tests notice when the program is broken?
+
+    python tests/bite.py            every mutant
+    python tests/bite.py 05 08      those of two chapters
+
+Breaks the program in one place at a time: leaves out one tangled definition,
+or makes one of the mistakes in FLIPS. Each mutant is the program up to its own
+chapter, and that chapter's tests must fail on it. Prints the mutants that
+survive and exits with 1 if there are any. Mutants run in forked processes, so
+that PyTorch is imported once.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "book")]
+
+import pytest
+import tangle
+import torch  # noqa: F401  (imported here, once, for all the forks)
+
+FLIPS = [
+    ("03", "targets not shifted", "rows[:, 1:]", "rows[:, :-1]"),
+    ("05", "no mask", "is_causal=T_q == T_k", "is_causal=False"),
+    ("05", "mask aligned to the first key", ".tril(T_k - T_q)", ".tril()"),
+    ("05", "no scale", "scale=1 / math.sqrt(D)", "scale=1.0"),
+    ("07", "no residual around attention",
+     "x = x + self.attention(", "x = self.attention("),
+    ("07", "no residual around the MLP", "return x + self.mlp(", "return self.mlp("),
+    ("08", "no last norm", "self.head(self.norm(x))", "self.head(x)"),
+    ("09", "top-p before the line", "p.cumsum(-1) - p >=", "p.cumsum(-1) >="),
+    ("11", "no clipping", "config.grad_clip).item()", "math.inf).item()"),
+    ("11", "vectors decay", '"weight_decay": 0.0', '"weight_decay": 0.1'),
+    ("11", "matrices do not decay",
+     '"weight_decay": config.weight_decay', '"weight_decay": 0.0'),
+    ("11", "accumulated loss not divided", " / config.grad_accum\n", "\n"),
+    ("11", "first rate 0", "high * (step + 1)", "high * step"),
+    ("12", "moments swapped", 'MOMENTS = ("exp_avg", "exp_avg_sq")',
+     'MOMENTS = ("exp_avg_sq", "exp_avg")'),
+    ("12", "digests not compared", "digest(tensor) == listed[name]", "True"),
+    ("15", "values in place of keys", "= k\n", "= v\n"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """A program with one thing wrong, and the chapter where it is."""
+
+    chapter: str
+    wrong: str
+    program: tangle.Program
+
+
+def changed(program: tangle.Program, cell: tangle.Cell,
+            source: str) -> tangle.Program:
+    """The program with another source for one of its cells."""
+    cells = [dataclasses.replace(c, source=source) if c is cell else c
+             for c in program.cells]
+    return dataclasses.replace(program, cells=cells)
+
+
+def deletions(cell: tangle.Cell) -> Iterator[tuple[str, str]]:
+    """(what, source) for each top-level definition left out of a cell."""
+    lines = cell.source.split("\n")
+    for node in ast.parse(cell.source).body:
+        names = [name for name, _ in tangle.bindings(node)]
+        if names and not isinstance(node, (ast.Import, ast.ImportFrom)):
+            first = min([node.lineno, *(d.lineno for d in
+                                        getattr(node, "decorator_list", []))])
+            kept = lines[:first - 1] + lines[node.end_lineno:]
+            yield f"{', '.join(names)} left out", "\n".join(kept)
+
+
+def mutants() -> Iterator[Mutant]:
+    """All mutants of the book, chapter by chapter."""
+    pages = tangle.pages()
+    for path in pages:
+        chapter = path.stem[:2]
+        if not chapter.isdigit():
+            continue
+        program = tangle.tangle(tangle.until(pages, chapter))
+        own = [cell for cell in program.cells if cell.chapter == path]
+        for cell in own:
+            for wrong, source in deletions(cell):
+                yield Mutant(chapter, wrong, changed(program, cell, source))
+        for number, wrong, old, new in FLIPS:
+            if number == chapter:
+                hits = [cell for cell in own if old in cell.source]
+                assert len(hits) == 1, f"{old!r} is in {len(hits)} cells"
+                source = hits[0].source.replace(old, new, 1)
+                yield Mutant(chapter, wrong, changed(program, hits[0], source))
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the chapter's tests pass on a mutant."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with tempfile.TemporaryFile("w") as sink, contextlib.suppress(BaseException):
+            os.dup2(sink.fileno(), 1)
+            os.dup2(sink.fileno(), 2)
+            mutant.program.load("minigpt")
+            tests = sorted((ROOT / "tests").glob(f"test_{mutant.chapter}_*.py"))
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
+                                *map(str, tests)])
+        os._exit(0 if code == 0 else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def main(chapters: list[str]) -> int:
+    found = [m for m in mutants() if not chapters or m.chapter in chapters]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(survives, found))
+    alive = [m for m, survived in zip(found, results) if survived]
+    for mutant in alive:
+        print(f"survives: chapter {mutant.chapter}, {mutant.wrong}")
+    print(f"{len(found) - len(alive)} of {len(found)} mutants noticed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,343 @@
+"""From files and archives to ids on disk, and from those to batches."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigpt import EOS, PAD, UNK, Dataset, MiniGPTError, Tokenizer, prepare
+
+PREPARED = {"meta.json", "tokens.npy"}
+
+
+def write(folder: Path, **files: str | bytes) -> Path:
+    """Write files into a folder; `a_py` stands for the name a.py."""
+    folder.mkdir()
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name.replace("_", ".")).write_bytes(data)
+    return folder
+
+
+def read(out: Path) -> tuple[np.ndarray, dict]:
+    """The ids and the metadata of a prepared folder."""
+    meta = json.loads((out / "meta.json").read_text("utf-8"))
+    return np.load(out / "tokens.npy"), meta
+
+
+def ends(tokens: np.ndarray) -> list[int]:
+    """The places at which a document has ended."""
+    return (np.flatnonzero(tokens == EOS) + 1).tolist()
+
+
+def chunks(dataset: Dataset) -> list[list[int]]:
+    """The inputs of all chunks of a split, sorted."""
+    starts = np.arange(dataset.n_chunks) * dataset.context_length
+    return sorted(dataset.windows(starts)[0].tolist())
+
+
+# Preparing
+
+
+def test_documents_stand_in_the_order_of_their_hashes_each_before_an_eos(
+    corpus, data
+):
+    tokens, meta = read(data)
+    decode = Tokenizer(meta["characters"]).decode
+    texts = [path.read_bytes() for path in corpus.iterdir()]
+    texts.sort(key=lambda text: hashlib.sha256(text).digest())
+    pieces = np.split(tokens, ends(tokens))
+    assert [decode(piece).encode() for piece in pieces] == [*texts, b""]
+    assert (tokens == EOS).sum() == meta["documents"] == len(texts)
+    assert meta["characters"] == "".join(sorted({*b"".join(texts).decode()}))
+
+
+def test_ids_are_stored_in_the_smallest_unsigned_integers(data):
+    assert read(data)[0].dtype == np.uint8
+
+
+def test_file_names_and_their_order_change_no_byte(corpus, data, tmp_path):
+    (tmp_path / "corpus" / "deeper").mkdir(parents=True)
+    for i, path in enumerate(sorted(corpus.iterdir(), reverse=True)):
+        folder = ("corpus", "corpus/deeper")[i % 2]
+        shutil.copy(path, tmp_path / folder / f"renamed{i:02}.py")
+    meta = prepare([tmp_path / "corpus"], tmp_path / "out")
+    assert meta == read(tmp_path / "out")[1]
+    for name in PREPARED:
+        again = (tmp_path / "out" / name).read_bytes()
+        assert again == (data / name).read_bytes()
+
+
+def test_fingerprint_is_that_of_the_ids(data, tmp_path):
+    tokens, meta = read(data)
+    assert meta["fingerprint"] == hashlib.sha256(tokens.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
+def test_archive_gives_what_its_folder_gives(corpus, data, tmp_path, format):
+    archive = shutil.make_archive(str(tmp_path / "v1.0"), format, corpus)
+    assert prepare([Path(archive)], tmp_path / "out") == read(data)[1]
+
+
+@pytest.mark.parametrize("format, suffix", [("zip", "whl"), ("gztar", "tgz")])
+def test_archive_may_have_its_other_name(
+    corpus, data, tmp_path, format, suffix
+):
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
+    renamed = archive.rename(tmp_path / f"a.{suffix}")
+    assert prepare([renamed], tmp_path / "out") == read(data)[1]
+
+
+def test_sources_may_be_files_and_are_joined(corpus, data, tmp_path):
+    files = sorted(corpus.iterdir())
+    assert prepare(files, tmp_path / "out") == read(data)[1]
+
+
+def test_what_is_skipped_is_counted_with_the_reason(tmp_path):
+    folder = write(
+        tmp_path / "in", a_py="x = 1\n", b_py="x = 1\n", c_py="x = 1\r\n",
+        d_py="", e_py=b"", f_py="\ufeff", g_py="# λ", h_py=b"\xff",
+        i_txt="y = 2\n", j_pyc=b"\0",
+    )  # fmt: skip
+    meta = prepare([folder], tmp_path / "out")
+    assert meta["documents"] == 1
+    assert meta["skipped"] == {
+        "duplicate": 2,
+        "empty": 3,
+        "not ASCII (--unicode takes it)": 1,
+        "not UTF-8": 1,
+        "other suffix (--suffix takes it)": 2,
+    }
+
+
+def test_other_suffixes_are_taken_on_request(tmp_path):
+    folder = write(tmp_path / "in", a_py="a", b_txt="b", c_md="c")
+    meta = prepare([folder], tmp_path / "out", (".txt", ".md"))
+    assert meta["characters"] == "bc"
+    assert [*meta["skipped"].values()] == [1]
+
+
+def test_ends_of_lines_and_byte_order_marks_are_made_equal(tmp_path):
+    plain = write(tmp_path / "plain", a_py="x\ny\n\nz\n")
+    mixed = write(tmp_path / "mixed", a_py="\ufeffx\r\ny\r\r\nz\n")
+    expected = prepare([plain], tmp_path / "1")
+    assert prepare([mixed], tmp_path / "2") == expected
+
+
+def test_rare_characters_are_unknown_in_other_alphabets(tmp_path):
+    often = "é\n" * 125_000  # so that rare is what occurs at most twice
+    folder = write(tmp_path / "in", a_py=often, b_py="λжж", c_py="λж")
+    meta = prepare([folder], tmp_path / "out", unicode=True)
+    assert meta["characters"] == "\néж"
+    assert (read(tmp_path / "out")[0] == UNK).sum() == 2
+
+
+def test_no_character_is_rare_in_ascii(tmp_path):
+    folder = write(tmp_path / "in", a_py="a" * 250_000 + "b")
+    assert prepare([folder], tmp_path / "out")["characters"] == "ab"
+
+
+def test_first_document_end_after_nine_tenths_is_where_validation_begins(data):
+    tokens, meta = read(data)
+    after = [end for end in ends(tokens) if end >= 0.9 * len(tokens)]
+    assert meta["val_start"] == after[0] < len(tokens)
+
+
+def test_last_document_is_cut_when_it_spans_nine_tenths(tmp_path):
+    folder = write(tmp_path / "in", a_py="x" * 999)
+    assert prepare([folder], tmp_path / "out")["val_start"] == 900
+
+
+def test_nothing_is_written_beside_what_was_asked_for(tmp_path):
+    names = ("../up.py", "/tmp/minigpt-test-absolute.py", "in/side.py")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, f"# zip {name}")
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            content = f"# tar {name}".encode()
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("link.py")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../a.zip"
+        archive.addfile(link)
+    sources = [tmp_path / "a.zip", tmp_path / "b.tar"]
+    out = tmp_path / "deep" / "out"
+    assert prepare(sources, out)["documents"] == 6
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {*sources, *(out / name for name in PREPARED)}
+    assert not Path(names[1]).exists()
+
+
+BROKEN = {
+    "missing.py": None,
+    "missing": None,
+    "text.zip": b"not an archive",
+    "text.whl": b"",
+    "text.tar.gz": b"not an archive",
+    "text.tar.xz": b"\xfd7zXZ\0 and then not an archive",
+    "cut.tar.gz": gzip.compress(bytes(range(256)) * 99)[:200],
+}
+
+
+@pytest.mark.parametrize("name, content", BROKEN.items())
+def test_source_that_cannot_be_read_is_named(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(MiniGPTError, match=f"{name} cannot be read"):
+        prepare([tmp_path / name], tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
+def test_archive_that_was_damaged_is_refused(corpus, tmp_path, format):
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(MiniGPTError, match=f"{archive.name} cannot be read"):
+        prepare([archive], tmp_path / "out")
+
+
+def test_zip_with_damaged_data_is_refused(corpus, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", corpus))
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as whole:
+        start = whole.getinfo("m00.py").header_offset + 60
+    content[start : start + 9] = b"\xff" * 9
+    archive.write_bytes(content)
+    with pytest.raises(MiniGPTError, match="a.zip cannot be read"):
+        prepare([archive], tmp_path / "out")
+
+
+def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
+    meta = prepare([corpus], tmp_path / "out")
+    with pytest.raises(MiniGPTError):
+        prepare([corpus, tmp_path / "missing"], tmp_path / "out")
+    assert read(tmp_path / "out")[1] == meta
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PREPARED
+
+
+def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
+    folder = write(tmp_path / "in", a_txt="a", b_py="λ")
+    with pytest.raises(MiniGPTError, match="/in: no text .*suffix.*ASCII"):
+        prepare([folder], tmp_path / "out")
+    with pytest.raises(MiniGPTError, match="no text .*nothing"):
+        prepare([write(tmp_path / "empty")], tmp_path / "out")
+
+
+# Reading
+
+
+@pytest.fixture(scope="module", params=["train", "val"])
+def dataset(request, data) -> Dataset:
+    """A split as windows of 32 characters."""
+    return Dataset(data, request.param, context_length=32)
+
+
+def test_splits_are_the_two_parts_of_the_file_and_not_loaded(data):
+    tokens, meta = read(data)
+    splits = [Dataset(data, name, 8).tokens for name in ("train", "val")]
+    assert all(isinstance(split, np.memmap) for split in splits)
+    assert [*map(len, splits)] == np.diff(
+        [0, meta["val_start"], len(tokens)]
+    ).tolist()
+    assert (np.concatenate(splits) == tokens).all()
+
+
+def test_dataset_knows_its_vocabulary_and_fingerprint(data, dataset):
+    meta = read(data)[1]
+    assert dataset.tokenizer.characters == meta["characters"]
+    assert dataset.fingerprint == meta["fingerprint"]
+
+
+def test_targets_are_the_inputs_shifted_by_one(dataset):
+    tokens = torch.from_numpy(dataset.tokens.astype(np.int64))
+    inputs, targets = dataset.windows(np.array([7, 0]))
+    assert torch.equal(inputs, torch.stack([tokens[7:39], tokens[0:32]]))
+    assert torch.equal(targets, torch.stack([tokens[8:40], tokens[1:33]]))
+
+
+def test_window_beyond_the_end_is_padded(dataset):
+    *_, a, b, c = dataset.tokens.tolist()
+    inputs, targets = dataset.windows(np.array([len(dataset.tokens) - 3]))
+    assert inputs[0].tolist() == [a, b, c] + 29 * [PAD]
+    assert targets[0].tolist() == [b, c] + 30 * [PAD]
+
+
+def test_batch_is_a_function_of_its_number_size_and_seed(data, dataset):
+    inputs, targets = dataset.batch(5, 4, seed=3)
+    assert inputs.shape == targets.shape == (4, 32)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    dataset.batch(9, 2, seed=1)
+    fresh = Dataset(data, "train", 32).batch(5, 4, seed=3)
+    again = dataset.batch(5, 4, seed=3)
+    assert torch.equal(again[0], inputs) and torch.equal(again[1], targets)
+    same = len(dataset.tokens) == len(Dataset(data, "train", 32).tokens)
+    assert torch.equal(fresh[0], inputs) is same
+
+
+def test_epochs_hold_each_chunk_once_in_an_order_of_their_own(dataset):
+    n = dataset.n_chunks
+    orders = [
+        dataset.batch(epoch, n, seed)[0].tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    ]
+    assert all(sorted(order) == chunks(dataset) for order in orders)
+    assert all(a != b for a in orders for b in orders if a is not b)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_batches_are_one_series_cut_where_an_epoch_may_not_end(dataset, size):
+    n = dataset.n_chunks
+    epochs = [dataset.batch(epoch, n, seed=2)[0] for epoch in range(3)]
+    count = 3 * n // size + 1
+    batches = [dataset.batch(i, size, seed=2)[0] for i in range(count)]
+    series, expected = torch.cat(batches), torch.cat(epochs)
+    length = min(len(series), len(expected))
+    assert torch.equal(series[:length], expected[:length])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 1000))
+def test_windows_of_all_starts_ask_for_each_token_once(data, context_length):
+    dataset = Dataset(data, "val", context_length)
+    targets = dataset.windows(dataset.starts())[1]
+    assert (targets[targets != PAD].numpy() == dataset.tokens[1:]).all()
+
+
+@pytest.mark.parametrize("count", [2, 7, 64])
+def test_given_number_of_starts_is_even_and_reaches_both_ends(dataset, count):
+    starts = dataset.starts(count)
+    assert len(starts) == count
+    assert (starts[0], starts[-1]) == (0, len(dataset.tokens) - 33)
+    assert np.ptp(np.diff(starts)) <= 1
+    assert (dataset.starts(count) == starts).all()
+    assert (dataset.windows(starts)[1] != PAD).all()
+
+
+def test_split_must_hold_a_window_and_a_token(data):
+    n = len(Dataset(data, "val", 8).tokens)
+    assert Dataset(data, "val", n - 1).n_chunks == 1
+    message = f"val split has {n} tokens, a window takes {n + 1}:"
+    with pytest.raises(MiniGPTError, match=message):
+        Dataset(data, "val", n)
+
+
+@pytest.mark.parametrize("meta", [None, "", "[]", "{}", '{"characters": 1}'])
+def test_folder_that_was_not_prepared_is_refused(data, tmp_path, meta):
+    if meta is not None:
+        shutil.copy(data / "tokens.npy", tmp_path)
+        (tmp_path / "meta.json").write_text(meta)
+    with pytest.raises(MiniGPTError, match="holds no prepared text"):
+        Dataset(tmp_path, "train", 8)

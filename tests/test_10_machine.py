@@ -1,0 +1,192 @@
+"""Chapter 10: the device, the precision, dice without memory, compiling."""
+
+import sys
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from minigpt import (Machine, MiniGPTError, compile_model, peak_memory,
+                     pick_machine, seed_dropout)
+
+CPU = Machine(torch.device("cpu"), torch.float32)
+CUDA = Machine(torch.device("cuda"), torch.bfloat16)
+MPS = Machine(torch.device("mps"), torch.float32)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Make a machine believe in accelerators that it may not have."""
+
+    def install(cuda=False, mps=False, capability=(9, 0)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cuda, "get_device_capability",
+                            lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name",
+                            lambda device: "GPU of dreams")
+        monkeypatch.setattr(torch, "empty", lambda *shape, device:
+                            SimpleNamespace(device=torch.device(device)))
+
+    return install
+
+
+# --- what is there ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("there, device, dtype", [
+    (dict(cuda=True, mps=True, capability=(8, 0)), "cuda", torch.bfloat16),
+    (dict(cuda=True, capability=(9, 0)), "cuda", torch.bfloat16),
+    (dict(cuda=True, capability=(7, 5)), "cuda", torch.float32),
+    (dict(mps=True), "mps", torch.float32),
+    (dict(), "cpu", torch.float32),
+])
+def test_auto_takes_the_best_that_is_there(pretend, there, device, dtype):
+    pretend(**there)
+    assert pick_machine() == Machine(torch.device(device), dtype)
+
+
+def test_what_is_named_is_taken_though_there_is_better(pretend):
+    pretend(cuda=True)
+    assert pick_machine("cpu") == CPU
+    assert pick_machine("cuda:1").device == torch.device("cuda", 1)
+    assert pick_machine("auto", "float32").dtype == torch.float32
+    assert pick_machine("cpu", "bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "", "cpu:x", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(MiniGPTError, match=f"'{device}'.*: choose auto, cpu"):
+        pick_machine(device)
+
+
+@pytest.mark.parametrize("dtype", ["float8", "float16", ""])
+def test_an_unknown_dtype_is_refused(dtype):
+    with pytest.raises(MiniGPTError, match=f"'{dtype}'.*auto, float32, bfloat"):
+        pick_machine("cpu", dtype)
+
+
+def test_a_machine_says_what_it_is(pretend):
+    pretend(cuda=True)
+    assert str(CUDA) == "GPU of dreams, torch.bfloat16"
+    threads = torch.get_num_threads()
+    assert str(CPU) == f"cpu, {threads} threads, torch.float32"
+
+
+# --- sixteen bits ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_matrix_products_alone_take_the_dtype_of_the_machine(name, recwarn):
+    layer = nn.Linear(8, 8)
+    with pick_machine("cpu", name).autocast():
+        y = layer(torch.randn(2, 8))
+    y.sum().backward()
+    assert y.dtype == getattr(torch, name)
+    assert layer.weight.grad.dtype == layer.weight.dtype == torch.float32
+    assert not recwarn.list  # autocast warns when it is on for float32
+
+
+# --- dice that need no memory ----------------------------------------------
+
+
+def dice(*place: int) -> tuple[float, ...]:
+    seed_dropout(*place)
+    return tuple(torch.rand(3).tolist())
+
+
+def test_dice_depend_on_the_place_alone():
+    first = dice(5, 3, 0)
+    torch.rand(100)
+    assert dice(5, 3, 0) == dice(5, 3, 0, 0) == first
+
+
+def test_dice_depend_on_each_of_the_four_numbers():
+    places = [*product((1, 2), repeat=4)]
+    assert len({dice(*place) for place in places}) == 16
+
+
+def test_dice_take_the_largest_seed_there_is():
+    assert dice(2**32 - 1, 10**9, 0) != dice(2**32 - 2, 10**9, 0)
+
+
+# --- compiling -------------------------------------------------------------
+
+
+class Compiled(nn.Module):
+    """What a torch.compile that works would return, with a record."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.autocast = model, []
+
+    def forward(self, ids):
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+        return self.model(ids)
+
+
+@pytest.fixture
+def model():
+    return nn.Embedding(9, 4)
+
+
+IDS = torch.tensor([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_model_was_tried_forwards_and_backwards(
+        model, monkeypatch, capsys, dtype):
+    monkeypatch.setattr(torch, "compile", Compiled)
+    gradients = []
+    model.weight.register_hook(gradients.append)
+    compiled = compile_model(model, IDS, pick_machine("cpu", dtype))
+    assert type(compiled) is Compiled and compiled.model is model
+    assert compiled.autocast == [dtype == "bfloat16"]
+    assert len(gradients) == 1 and model.weight.grad is None
+    assert capsys.readouterr().err == ""
+
+
+def fail(*_):
+    raise ValueError("no compiler")
+
+
+@pytest.mark.parametrize("broken, error", [
+    (fail, "ValueError"),  # at once
+    (lambda model: fail, "ValueError"),  # forwards
+    (lambda model: lambda ids: model(ids).detach(), "RuntimeError"),  # back
+])
+def test_a_failing_compiler_is_told_and_done_without(
+        model, monkeypatch, capsys, broken, error):
+    monkeypatch.setattr(torch, "compile", broken)
+    model.weight.grad = torch.ones_like(model.weight)
+    assert compile_model(model, IDS, CPU) is model
+    assert f"torch.compile failed ({error})" in capsys.readouterr().err
+    assert model.weight.grad is None
+
+
+# --- how much memory it took -----------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_peak_memory_is_in_bytes():
+    assert 30e6 < peak_memory(CPU) < 100e9
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no resource module")
+def test_a_mac_counts_bytes_and_linux_kilobytes(monkeypatch):
+    import resource
+
+    usage = SimpleNamespace(ru_maxrss=7)
+    monkeypatch.setattr(resource, "getrusage", lambda who: usage)
+    for platform, peak in {"linux": 7 * 1024, "darwin": 7, "win32": None}.items():
+        monkeypatch.setattr(sys, "platform", platform)
+        assert peak_memory(CPU) == peak
+
+
+def test_a_gpu_counts_its_own_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated",
+                        lambda device: (device == CUDA.device) * 12345)
+    assert peak_memory(CUDA) == 12345
+    assert peak_memory(MPS) is None

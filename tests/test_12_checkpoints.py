@@ -1,0 +1,339 @@
+"""Chapter 12: files that are whole or not there, and runs that go on."""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import minigpt
+from minigpt import (FORMAT, MOMENTS, Checkpoint, Dataset, MiniGPT,
+                     MiniGPTError, build_model, digest, load_checkpoint,
+                     make_configs, make_optimizer, pick_machine,
+                     restore_moments, seal, training_step, write_atomically)
+
+CPU = pick_machine("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def dataset(data):
+    return Dataset(data, "train", context_length=16)
+
+
+def new_run(dataset):
+    """A new model of some thousand weights, its optimizer and its state."""
+    shape, config = make_configs(
+        "tiny", vocab_size=dataset.tokenizer.vocab_size, context_length=16,
+        d_model=24, n_layers=1, n_heads=2, dropout=0.2, batch_size=4,
+        grad_accum=2, seed=5)
+    torch.manual_seed(0)
+    model = MiniGPT(shape)
+    state = Checkpoint(shape, config, dataset.tokenizer, dataset.fingerprint)
+    return model, make_optimizer(model, config), state
+
+
+def learn(dataset, model, optimizer, state, steps: int) -> None:
+    for _ in range(steps):
+        training_step(model, optimizer, dataset, state.step, state.train, CPU)
+        state.step += 1
+
+
+@pytest.fixture(scope="module")
+def saved(dataset, tmp_path_factory) -> Path:
+    """A checkpoint after 3 steps, with moments, that no test changes."""
+    path = tmp_path_factory.mktemp("saved") / "run.safetensors"
+    model, optimizer, state = new_run(dataset)
+    learn(dataset, model, optimizer, state, 3)
+    state.best_loss = 2.5
+    state.save(path, model, optimizer)
+    return path
+
+
+@pytest.fixture
+def path(saved, tmp_path) -> Path:
+    """A copy of the checkpoint, to be damaged."""
+    return Path(shutil.copy(saved, tmp_path))
+
+
+# --- round trips -----------------------------------------------------------
+
+
+def test_what_was_saved_is_loaded_to_the_bit(dataset, tmp_path):
+    model, optimizer, state = new_run(dataset)
+    learn(dataset, model, optimizer, state, 2)
+    state.best_loss = 1 / 3
+    state.save(tmp_path / "a", model, optimizer)
+    loaded = load_checkpoint(tmp_path / "a", moments=True)
+
+    assert replace(loaded, tokenizer=None, tensors={}) == replace(
+        state, tokenizer=None)
+    assert loaded.tokenizer.characters == dataset.tokenizer.characters
+    expected = {f"model.{n}": p for n, p in model.named_parameters()} | {
+        f"{moment}.{n}": optimizer.state[p][moment]
+        for n, p in model.named_parameters() for moment in MOMENTS}
+    assert loaded.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(loaded.tensors[name], tensor), name
+
+
+def test_a_run_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
+    straight, optimizer, state = new_run(dataset)
+    learn(dataset, straight, optimizer, state, 3)
+    state.save(tmp_path / "half", straight, optimizer)
+    learn(dataset, straight, optimizer, state, 3)
+
+    state = load_checkpoint(tmp_path / "half", moments=True)
+    resumed = build_model(state)
+    optimizer = make_optimizer(resumed, state.train)
+    restore_moments(optimizer, resumed, state)
+    learn(dataset, resumed, optimizer, state, 3)
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_file_written_twice_has_the_same_bytes(saved, tmp_path):
+    state = load_checkpoint(saved, moments=True)
+    model = build_model(state)
+    optimizer = make_optimizer(model, state.train)
+    restore_moments(optimizer, model, state)
+    state.save(tmp_path / "again", model, optimizer)
+    assert (tmp_path / "again").read_bytes() == saved.read_bytes()
+
+
+def test_without_an_optimizer_only_the_weights_are_saved(saved, tmp_path):
+    state = load_checkpoint(saved)
+    state.save(tmp_path / "best", build_model(state))
+    weights = load_checkpoint(tmp_path / "best", moments=True).tensors
+    assert weights.keys() == state.tensors.keys()
+    assert all(name.startswith("model.") for name in weights)
+    assert all(torch.equal(weights[name], state.tensors[name])
+               for name in weights)
+
+
+def test_a_new_checkpoint_has_nothing_yet(dataset):
+    _, _, state = new_run(dataset)
+    assert (state.step, state.best_loss, state.tensors) == (0, None, {})
+
+
+def test_the_model_is_built_without_rolling_dice(saved):
+    state = load_checkpoint(saved)
+    before = torch.get_rng_state()
+    model = build_model(state)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.requires_grad and p.device.type == "cpu"
+               for p in model.parameters())
+
+
+# --- whole or not at all ---------------------------------------------------
+
+
+def write_half(*args) -> None:
+    """Fail in the middle of writing the path among the arguments."""
+    next(a for a in args if isinstance(a, Path)).write_bytes(b"the new chec")
+    raise OSError("disk full")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"the old")
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, write_half)
+    assert os.listdir(tmp_path) == ["file"]
+    assert file.read_bytes() == b"the old"
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(path, monkeypatch):
+    before, state = path.read_bytes(), load_checkpoint(path)
+    monkeypatch.setattr(minigpt, "save_file", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        state.save(path, build_model(state))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_the_old_file_stands_until_the_new_one_is_on_disk(
+        tmp_path, monkeypatch):
+    file, seen = tmp_path / "file", []
+    file.write_bytes(b"the old")
+    fsync = os.fsync
+
+    def note(descriptor):
+        fsync(descriptor)
+        seen.append(file.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_atomically(file, lambda path: path.write_bytes(b"the new"))
+    renamed = [b"the new"] if os.name == "posix" else []
+    assert seen == [b"the old"] + renamed
+    assert os.listdir(tmp_path) == ["file"]
+    assert file.read_bytes() == b"the new"
+
+
+# --- the seal --------------------------------------------------------------
+
+
+def test_the_seal_is_canonical_and_hashes_all_the_rest():
+    text = '{"a":[1,null],"b":2.5,"sha256":"%s"}'
+    sha256 = hashlib.sha256((text % "").encode()).hexdigest()
+    assert seal({"b": 2.5, "a": [1, None]}) == text % sha256
+    assert seal(json.loads(text % "something else")) == text % sha256
+
+
+def test_the_seal_refuses_what_is_not_json():
+    with pytest.raises(ValueError, match="JSON"):
+        seal({"loss": float("nan")})
+
+
+def test_a_digest_tells_type_shape_and_bytes_apart():
+    zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6),
+             torch.zeros(2, 3, dtype=torch.int32), torch.zeros(()),
+             -torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bfloat16)]
+    assert len({*map(digest, zeros)}) == len(zeros)
+    square = torch.arange(9.0).view(3, 3)
+    assert digest(square.T) == digest(square.T.contiguous()) != digest(square)
+
+
+# --- reading with suspicion ------------------------------------------------
+
+
+def flip(path: Path, place: int, bit: int = 1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+
+
+def swap(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert len(old) == len(new) and content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+def rewrite(path: Path, change) -> None:
+    """Write the file again, changed by change(tensors, metadata), sealed."""
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["minigpt"])
+    tensors = load_file(path)
+    change(tensors, metadata)
+    save_file(tensors, path, {"minigpt": seal(metadata)})
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+HEAD = "model.head.weight"
+DAMAGE = {
+    "missing": lambda p: p.unlink(),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "empty": lambda p: p.write_bytes(b""),
+    "a text": lambda p: p.write_text("print('hello')\n" * 99),
+    "a pickle": lambda p: p.write_bytes(pickle.dumps(Trap())),
+    "a PyTorch file": lambda p: torch.save({"weights": Trap()}, p),
+    "truncated": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "longer": lambda p: p.write_bytes(p.read_bytes() + b"\0"),
+    "flipped bit, weights": lambda p: flip(p, -100),
+    "flipped bit, header": lambda p: flip(p, 7),
+    "changed step": lambda p: swap(p, b'\\"step\\":3', b'\\"step\\":4'),
+    "changed n_heads": lambda p: swap(p, b'\\"n_heads\\":2',
+                                      b'\\"n_heads\\":3'),
+    "changed vocabulary": lambda p: swap(p, b"()*+", b"()*-"),
+    "foreign": lambda p: save_file({"w": torch.zeros(3)}, p),
+    "foreign, with metadata": lambda p: save_file({"w": torch.zeros(3)}, p,
+                                                  {"format": "pt"}),
+    "our key, a list": lambda p: save_file({}, p, {"minigpt": "[1]"}),
+    "our key, no JSON": lambda p: save_file({}, p, {"minigpt": "{"}),
+    "other format": lambda p: rewrite(
+        p, lambda _, meta: meta.update(format=FORMAT + 1)),
+    "one tensor more": lambda p: rewrite(
+        p, lambda tensors, _: tensors.update(extra=torch.zeros(1))),
+    "one tensor less": lambda p: rewrite(
+        p, lambda tensors, _: tensors.pop(HEAD)),
+    "unknown setting": lambda p: rewrite(
+        p, lambda _, meta: meta.update(model={"d_modle": 24})),
+    "bad setting": lambda p: rewrite(
+        p, lambda _, meta: meta.update(train={"batch_size": 0})),
+    "no vocabulary": lambda p: rewrite(
+        p, lambda _, meta: meta.update(characters=None)),
+    "no list of tensors": lambda p: rewrite(
+        p, lambda _, meta: meta.update(tensors=None)),
+    "nothing but a seal": lambda p: rewrite(p, lambda _, meta: meta.clear()),
+    "a part left out": lambda p: rewrite(p, lambda _, meta: meta.pop("step")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(path, damage):
+    DAMAGE[damage](path)
+    with pytest.raises(MiniGPTError, match=re.escape(str(path))):
+        load_checkpoint(path, moments=True)
+
+
+@pytest.mark.parametrize("damage, reason", [
+    ("missing", "train"), ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
+    ("changed step", "sha256"), ("flipped bit, weights", "sha256 of model"),
+    ("one tensor more", "tensors"), ("bad setting", "batch_size is 0"),
+])
+def test_a_refusal_says_why(path, damage, reason):
+    DAMAGE[damage](path)
+    with pytest.raises(MiniGPTError, match=reason):
+        load_checkpoint(path)
+
+
+def test_no_flipped_bit_anywhere_goes_unseen(path):
+    content = path.read_bytes()
+    for place in range(0, len(content), len(content) // 150):
+        path.write_bytes(content)
+        flip(path, place, 1 << place % 8)
+        with pytest.raises(MiniGPTError):
+            load_checkpoint(path, moments=True)
+
+
+def test_moments_are_read_only_if_asked_for(path):
+    with safe_open(path, "pt") as file:
+        moment = file.get_tensor("exp_avg.head.weight").numpy().tobytes()
+    flip(path, path.read_bytes().index(moment))
+    assert all(n.startswith("model.") for n in load_checkpoint(path).tensors)
+    with pytest.raises(MiniGPTError, match="sha256 of exp_avg.head.weight"):
+        load_checkpoint(path, moments=True)
+
+
+# --- from a checkpoint to a model ------------------------------------------
+
+MISFITS = {
+    "another shape": lambda t: t | {HEAD: t[HEAD].T.contiguous()},
+    "another type": lambda t: t | {HEAD: t[HEAD].bfloat16()},
+    "too many": lambda t: t | {"model.head.bias": torch.zeros(1)},
+    "too few": lambda t: {name: t[name] for name in t if name != HEAD},
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_tensors_that_do_not_fit_the_config_are_refused(saved, misfit):
+    state = load_checkpoint(saved)
+    state.tensors = MISFITS[misfit](state.tensors)
+    with pytest.raises(MiniGPTError, match=r"do not fit.*head\."):
+        build_model(state)
+
+
+def test_a_vocabulary_that_does_not_fit_the_model_is_refused(path):
+    rewrite(path, lambda _, meta: meta.update(characters="abc"))
+    state = load_checkpoint(path)
+    with pytest.raises(MiniGPTError, match="vocabulary"):
+        build_model(state)
+
+
+def test_the_model_of_a_checkpoint_computes_what_was_saved(dataset, tmp_path):
+    model, _, state = new_run(dataset)
+    state.save(tmp_path / "new", model)
+    ids, _ = dataset.batch(0, 2, seed=0)
+    loaded = build_model(load_checkpoint(tmp_path / "new"))
+    assert torch.equal(loaded.eval()(ids), model.eval()(ids))

@@ -1,0 +1,94 @@
+"""The book as a whole: its pages, its module, its recorded runs."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tangle
+
+import minigpt
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = tangle.pages()
+CHAPTERS = [page for page in PAGES if page.stem[:2].isdigit()]
+
+
+def test_the_module_is_what_the_chapters_say():
+    text = tangle.tangle(PAGES).text
+    assert text == (ROOT / "minigpt.py").read_text("utf-8")
+
+
+def test_the_table_of_contents_lists_every_page_once():
+    assert sorted(PAGES) == sorted((ROOT / "book").glob("*.md"))
+
+
+def test_chapters_are_numbered_in_reading_order():
+    numbers = [int(page.stem[:2]) for page in CHAPTERS]
+    assert numbers == list(range(1, len(CHAPTERS) + 1))
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_each_chapter_has_a_naive_cell_and_a_proof(page):
+    tags = [cell.tags for cell in tangle.cells(page)]
+    tangled = any("tangle" in t for t in tags)
+    assert not tangled or any("naive" in t for t in tags)
+    assert not tangled or any("proof" in t for t in tags)
+    assert "## What you have now" in page.read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_the_program_up_to_a_chapter_passes_its_tests(page, tmp_path):
+    program = tangle.tangle(tangle.until(PAGES, page.stem[:2]))
+    (tmp_path / "minigpt.py").write_text(program.text, "utf-8")
+    tests = sorted((ROOT / "tests").glob(f"test_{page.stem[:2]}_*.py"))
+    code = (
+        "import sys, pytest, minigpt; "
+        f"assert minigpt.__file__.startswith({str(tmp_path)!r}); "
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, tests)] if tests else
+        [sys.executable, "-c", "import minigpt"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_the_corpus_has_its_published_digest():
+    expected, name = (
+        (ROOT / "data" / "python-stdlib.tar.xz.sha256").read_text().split())
+    content = (ROOT / "data" / name).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == expected
+
+
+def test_the_recorded_run_is_one_of_the_laptop_preset():
+    record = json.loads((ROOT / "book/runs/laptop/run.json").read_text("utf-8"))
+    shape, config = minigpt.make_configs("laptop")
+    assert record["train"] == minigpt.asdict(config)
+    assert record["model"] | {"vocab_size": 99} == minigpt.asdict(shape)
+    assert record["step"] == config.max_steps
+    assert re.fullmatch("[0-9a-f]{40}", record["commit"])
+
+
+def test_the_shipped_model_is_the_best_of_the_recorded_run():
+    record = json.loads((ROOT / "book/runs/laptop/run.json").read_text("utf-8"))
+    shipped = minigpt.load_checkpoint(minigpt.SHIPPED)
+    assert minigpt.asdict(shipped.model) == record["model"]
+    assert shipped.best_loss == record["best_loss"]
+    assert shipped.fingerprint == record["fingerprint"]
+    assert minigpt.build_model(shipped).config == shipped.model
+
+
+def test_importing_the_module_prints_nothing_and_needs_no_extras():
+    code = ("import sys, minigpt; "
+            "print([m for m in ('transformers', 'datasets', 'matplotlib', "
+            "'jupytext') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.stdout == "[]\n" and done.stderr == ""
