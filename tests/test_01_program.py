@@ -36,7 +36,7 @@ SENSELESS = dict(
     beta2=1.0, grad_clip=0.0, eval_interval=0, eval_windows=0,
     sample_interval=0, checkpoint_interval=0, seed=-1, device=0, dtype=None,
     compile=1,
-)  # fmt: skip
+)
 
 
 def test_requirement_that_does_not_hold_raises_its_message():
@@ -55,7 +55,7 @@ def test_setting_keeps_its_default_meaning_and_range():
 @pytest.mark.parametrize("name, value", [
     ("degrees", 50.0), ("degrees", 250.0), ("degrees", 100), ("salt", -1e300),
     ("minutes", 1), ("minutes", 10**12), ("fan", True), ("dish", ""),
-])  # fmt: skip
+])
 def test_value_of_the_right_type_and_in_range_is_taken(name, value):
     assert getattr(Oven(**{name: value}), name) == value
 
@@ -65,7 +65,7 @@ def test_value_of_the_right_type_and_in_range_is_taken(name, value):
     ("degrees", "180"), ("degrees", True), ("salt", nan), ("salt", None),
     ("minutes", 0), ("minutes", 1.0), ("minutes", True), ("minutes", "1"),
     ("fan", 1), ("fan", "yes"), ("dish", 7), ("dish", None),
-])  # fmt: skip
+])
 def test_value_of_a_wrong_type_or_out_of_range_is_refused(name, value):
     with pytest.raises(MiniGPTError, match=f"^{name} is {value!r}: "):
         Oven(**{name: value})

@@ -83,6 +83,16 @@ def test_fingerprint_is_that_of_the_ids(data, tmp_path):
     assert meta["fingerprint"] == hashlib.sha256(tokens.tobytes()).hexdigest()
 
 
+def test_order_of_sources_changes_no_byte(tmp_path):
+    files = dict(a_py="x = 1", b_py="λ", c_txt="y = 2", d_py="", e_py="z = 3")
+    sources = sorted(write(tmp_path / "in", **files).iterdir())
+    prepare(sources, tmp_path / "1")
+    prepare(sources[::-1], tmp_path / "2")
+    for name in PREPARED:
+        first, second = (tmp_path / out / name for out in "12")
+        assert first.read_bytes() == second.read_bytes()
+
+
 @pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
 def test_archive_gives_what_its_folder_gives(corpus, data, tmp_path, format):
     archive = shutil.make_archive(str(tmp_path / "v1.0"), format, corpus)
@@ -108,7 +118,7 @@ def test_what_is_skipped_is_counted_with_the_reason(tmp_path):
         tmp_path / "in", a_py="x = 1\n", b_py="x = 1\n", c_py="x = 1\r\n",
         d_py="", e_py=b"", f_py="\ufeff", g_py="# λ", h_py=b"\xff",
         i_txt="y = 2\n", j_pyc=b"\0",
-    )  # fmt: skip
+    )
     meta = prepare([folder], tmp_path / "out")
     assert meta["documents"] == 1
     assert meta["skipped"] == {
@@ -222,14 +232,14 @@ def test_zip_with_damaged_data_is_refused(corpus, tmp_path):
 def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
     meta = prepare([corpus], tmp_path / "out")
     with pytest.raises(MiniGPTError):
-        prepare([corpus, tmp_path / "missing"], tmp_path / "out")
+        prepare([corpus, tmp_path / "missing.py"], tmp_path / "out")
     assert read(tmp_path / "out")[1] == meta
     assert {path.name for path in (tmp_path / "out").iterdir()} == PREPARED
 
 
 def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
-    folder = write(tmp_path / "in", a_txt="a", b_py="λ")
-    with pytest.raises(MiniGPTError, match="/in: no text .*suffix.*ASCII"):
+    folder = write(tmp_path / "in", a_py="λ")
+    with pytest.raises(MiniGPTError, match="/in: no text .*ASCII.*: 1"):
         prepare([folder], tmp_path / "out")
     with pytest.raises(MiniGPTError, match="no text .*nothing"):
         prepare([write(tmp_path / "empty")], tmp_path / "out")

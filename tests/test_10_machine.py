@@ -180,7 +180,7 @@ def test_a_mac_counts_bytes_and_linux_kilobytes(monkeypatch):
 
     usage = SimpleNamespace(ru_maxrss=7)
     monkeypatch.setattr(resource, "getrusage", lambda who: usage)
-    for platform, peak in {"linux": 7 * 1024, "darwin": 7, "win32": None}.items():
+    for platform, peak in (("linux", 7 * 1024), ("darwin", 7), ("win32", None)):
         monkeypatch.setattr(sys, "platform", platform)
         assert peak_memory(CPU) == peak
 

@@ -114,8 +114,9 @@ def test_the_optimizer_steps_as_adamw_by_hand():
     adamw = by_hand("adamw_by_hand")
     close(layer.weight.detach(),
           adamw(start[0], gradients, 0.1, 0.8, 0.95, decay=0.5))
+    gradients = [g[:, 0] for g in gradients]
     close(layer.bias.detach(),
-          adamw(start[1], [g[:, 0] for g in gradients], 0.1, 0.8, 0.95, decay=0))
+          adamw(start[1], gradients, 0.1, 0.8, 0.95, decay=0.0))
 
 
 # --- a rate for each step --------------------------------------------------
