@@ -62,13 +62,14 @@ def test_a_model_is_prepared_trained_measured_and_writes(trained):
     assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()
             } == {"last.safetensors", "best.safetensors", "metrics.jsonl",
                   "samples.jsonl", "run.json"}
-    status, out, err = shell(trained, "evaluate", "--data", "data/prepared")
-    assert (status, err) == (0, "") and "bits per character" in out
+    measuring = start(trained, "evaluate", "--data", "data/prepared")
     status, out, err = shell(trained, "generate", "--prompt", "def f",
                              "--max-new-tokens", 100)
     assert status == 0 and out.startswith("def f") and len(out) > 20
     [note] = err.splitlines()
     assert note.startswith("checkpoints")
+    status, out, err = finish(measuring)
+    assert (status, err) == (0, "") and "bits per character" in out
 
 
 def test_a_wrong_command_line_has_status_2_and_one_line(trained):
