@@ -50,9 +50,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 
-# -----------------------------------------------------------------------------
-# 1. A program you can read (book/01_program.md)
-# -----------------------------------------------------------------------------
+# 1. A program you can read (book/01_program.md) ------------------------------
 
 class MiniGPTError(Exception):
     """Something the user can put right; the message says what, and how."""
@@ -155,9 +153,7 @@ def make_configs(preset: str, **changes) -> tuple[ModelConfig, TrainConfig]:
     return configs[0], configs[1]
 
 
-# -----------------------------------------------------------------------------
-# 2. Text into numbers (book/02_tokenizer.md)
-# -----------------------------------------------------------------------------
+# 2. Text into numbers (book/02_tokenizer.md) ---------------------------------
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 PAD, EOS, UNK = range(len(SPECIAL_TOKENS))
@@ -209,9 +205,7 @@ class Tokenizer:
         return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
-# -----------------------------------------------------------------------------
-# 3. Data (book/03_data.md)
-# -----------------------------------------------------------------------------
+# 3. Data (book/03_data.md) ---------------------------------------------------
 
 BROKEN = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
           LZMAError)  # what reading an archive may raise
@@ -378,9 +372,7 @@ class Dataset:
         return np.linspace(0, last - self.context_length, count).astype(int)
 
 
-# -----------------------------------------------------------------------------
-# 4. Embeddings (book/04_embeddings.md)
-# -----------------------------------------------------------------------------
+# 4. Embeddings (book/04_embeddings.md) ---------------------------------------
 
 class Embeddings(nn.Module):
     """Ids to vectors: a learned row per token plus one per position."""
@@ -406,9 +398,7 @@ class Embeddings(nn.Module):
         return self.dropout(x)  # (B, T) -> (B, T, C)
 
 
-# -----------------------------------------------------------------------------
-# 5. Attention (book/05_attention.md)
-# -----------------------------------------------------------------------------
+# 5. Attention (book/05_attention.md) -----------------------------------------
 
 def attention(q: Tensor, k: Tensor, v: Tensor,
               dropout: float = 0.0) -> Tensor:
@@ -430,9 +420,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor,
     )
 
 
-# -----------------------------------------------------------------------------
-# 6. Many heads (book/06_heads.md)
-# -----------------------------------------------------------------------------
+# 6. Many heads (book/06_heads.md) --------------------------------------------
 
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, then a projection that mixes them."""
@@ -456,9 +444,7 @@ class MultiHeadAttention(nn.Module):
         return self.dropout(self.proj(y))
 
 
-# -----------------------------------------------------------------------------
-# 7. The block (book/07_block.md)
-# -----------------------------------------------------------------------------
+# 7. The block (book/07_block.md) ---------------------------------------------
 
 class MLP(nn.Module):
     """Two linear layers with a GELU between, on each position alone."""
@@ -491,9 +477,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-# -----------------------------------------------------------------------------
-# 8. MiniGPT (book/08_minigpt.md)
-# -----------------------------------------------------------------------------
+# 8. MiniGPT (book/08_minigpt.md) ---------------------------------------------
 
 class MiniGPT(nn.Module):
     """A GPT (Radford et al., 2019) whose output head is a matrix of its own."""
@@ -543,9 +527,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-# -----------------------------------------------------------------------------
-# 9. Choosing the next character (book/09_choosing.md)
-# -----------------------------------------------------------------------------
+# 9. Choosing the next character (book/09_choosing.md) ------------------------
 
 @dataclass(frozen=True)
 class GenerateConfig(Settings):
@@ -623,9 +605,7 @@ def generate(next_logits: NextLogits, ids: Tensor,
         text[:, n + i] = chosen.to(text.device)
 
 
-# -----------------------------------------------------------------------------
-# 10. The machine (book/10_machine.md)
-# -----------------------------------------------------------------------------
+# 10. The machine (book/10_machine.md) ----------------------------------------
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -704,9 +684,7 @@ def peak_memory(machine: Machine) -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-# -----------------------------------------------------------------------------
-# 11. Learning (book/11_learning.md)
-# -----------------------------------------------------------------------------
+# 11. Learning (book/11_learning.md) ------------------------------------------
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction="mean") -> Tensor:
     """Nats of logits (B, T, V) for targets (B, T), `<pad>` left out."""
@@ -782,9 +760,7 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
     return total / characters
 
 
-# -----------------------------------------------------------------------------
-# 12. Checkpoints (book/12_checkpoints.md)
-# -----------------------------------------------------------------------------
+# 12. Checkpoints (book/12_checkpoints.md) ------------------------------------
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes, wholly or not at all."""
@@ -915,9 +891,7 @@ def restore_moments(optimizer: torch.optim.AdamW, model: MiniGPT,
         optimizer.state[parameter] = {k: t.to(where) for k, t in state.items()}
 
 
-# -----------------------------------------------------------------------------
-# 13. The training run (book/13_run.md)
-# -----------------------------------------------------------------------------
+# 13. The training run (book/13_run.md) ---------------------------------------
 
 class StopSignal:
     """Within `with`, notes the first Ctrl-C or SIGTERM in `number`."""
@@ -1107,9 +1081,7 @@ def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
     return run, stop.number
 
 
-# -----------------------------------------------------------------------------
-# 15. The KV cache (book/15_kv_cache.md)
-# -----------------------------------------------------------------------------
+# 15. The KV cache (book/15_kv_cache.md) --------------------------------------
 
 class KVCache:
     """Keys and values of the text read so far; 8 L B T C bytes in float32.
@@ -1151,9 +1123,7 @@ def cached(model: MiniGPT) -> NextLogits:
     return next_logits
 
 
-# -----------------------------------------------------------------------------
-# 16. The program (book/16_program.md)
-# -----------------------------------------------------------------------------
+# 16. The program (book/16_program.md) ----------------------------------------
 
 HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
 CORPUS = HERE / "data" / "python-stdlib.tar.xz"

@@ -37,7 +37,7 @@ TAGS = (
 ).split()
 OPTIONS = {"tags": TAGS, "mystnb": ["figure", "image"]}
 COLUMNS = 80
-RULE = "-" * 77  # 79 columns as a comment
+BANNER = 77  # columns, and 79 as a comment
 IMPORTS = {ast.Import, ast.ImportFrom}
 PARSER = get_parser().use(colon_fence_plugin)
 CHAPTER = re.compile(r"(\d+)_(.+)")  # its file name, without .md
@@ -264,9 +264,9 @@ def write(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
             chapter = cell.chapter
             number = int(chapter.stem.partition("_")[0])
             file = f"{chapter.parent.name}/{chapter.name}"
-            banner = f"{RULE}\n{number}. {titles[chapter][0]} ({file})\n{RULE}"
+            banner = f"{number}. {titles[chapter][0]} ({file}) "
             blocks[-1].metadata.lines_to_next_cell = 2
-            blocks.append(new_markdown_cell(banner))
+            blocks.append(new_markdown_cell(banner.ljust(BANNER, "-")))
         blocks.append(new_code_cell(cell.source))
     options = {"notebook_metadata_filter": "-all", "comment_magics": False}
     notebook = new_notebook(cells=blocks, metadata={"jupytext": options})
@@ -292,7 +292,7 @@ def tangle(paths: Sequence[Path]) -> Program:
             message = "jupytext would alter this cell: write it differently"
             raise fault(cell.chapter, cell.line, message)
         gap = padded[end:start]  # blank lines, or a banner and blank lines
-        first = titles[cell.chapter][1] if RULE in gap else cell.line
+        first = titles[cell.chapter][1] if gap.strip() else cell.line
         origins += [(cell.chapter, first)] * gap.count("\n")
         last = cell.line + cell.source.count("\n")
         origins += [(cell.chapter, n) for n in range(cell.line, last + 1)]

@@ -93,16 +93,15 @@ def book(tmp_path: Path) -> Path:
     return write_book(tmp_path, pages)
 
 
-RULE = "# " + "-" * 77
+ROOTS = "# 1. Roots (book/01_roots.md) ".ljust(79, "-")
+SQUARES = "# 2. Squares: the way back (book/02_squares.md) ".ljust(79, "-")
 GOLDEN = f'''\
 """A program."""
 
 import math
 
 
-{RULE}
-# 1. Roots (book/01_roots.md)
-{RULE}
+{ROOTS}
 
 TWO = 2
 
@@ -112,9 +111,7 @@ def root(x):
     return math.sqrt(x)
 
 
-{RULE}
-# 2. Squares: the way back (book/02_squares.md)
-{RULE}
+{SQUARES}
 
 def square(x):
     return x**TWO
@@ -142,7 +139,7 @@ def test_two_blank_lines_stand_before_a_banner_even_between_constants(tmp_path):
         "02_b": page("B", cell("TWO = 2")),
     }
     text = program(write_book(tmp_path, pages)).text
-    assert f"\n\nONE = 1\n\n\n{RULE}\n# 2. B" in text
+    assert "\n\nONE = 1\n\n\n# 2. B" in text
 
 
 def test_chapter_with_nothing_below_a_banner_has_no_banner(tmp_path):
@@ -153,7 +150,7 @@ def test_chapter_with_nothing_below_a_banner_has_no_banner(tmp_path):
     }
     text = program(write_book(tmp_path, pages)).text
     assert [line for line in text.splitlines() if ". " in line] == [
-        "# 3. C (book/03_c.md)"
+        "# 3. C (book/03_c.md) ".ljust(79, "-")
     ]
 
 
@@ -499,7 +496,7 @@ def test_every_line_of_code_comes_from_the_line_with_its_text(book):
     lines = written.text.splitlines()
     assert len(written.origins) == len(lines)
     for line, (path, number) in zip(lines, written.origins):
-        if line and line != RULE and f"({path.parent.name}/" not in line:
+        if line and f"({path.parent.name}/" not in line:
             assert path.read_text().splitlines()[number - 1] == line
 
 
@@ -509,8 +506,8 @@ def test_where_names_the_chapter_and_line(book):
 
 
 def test_lines_of_a_banner_come_from_the_chapters_title(book):
-    number = GOLDEN.splitlines().index(RULE) + 1
-    found = [program(book).where(number + n) for n in (-1, 0, 1, 2, 3)]
+    number = GOLDEN.splitlines().index(ROOTS) + 1
+    found = [program(book).where(number + n) for n in (-2, -1, 0, 1)]
     assert set(found) == {"book/01_roots.md:11"}
 
 
