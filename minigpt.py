@@ -229,6 +229,7 @@ def read_source(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 yield member.name, archive.extractfile(member).read
     else:
+        source.stat()  # raises if it is missing, whatever its suffix
         yield str(source), source.read_bytes
 
 
@@ -307,7 +308,7 @@ def prepare(sources: list[Path], out: Path, suffixes=(".py",),
         meta = dict(characters=tokenizer.characters, documents=len(documents),
                     val_start=int(cut if cut < len(tokens) else target),
                     fingerprint=hashlib.sha256(tokens).hexdigest(),
-                    skipped=dict(skipped))
+                    skipped=dict(sorted(skipped.items())))
         del tokens  # closes the memory map
         Path(scratch, "meta.json").write_text(json.dumps(meta), "utf-8")
         for name in ("tokens.npy", "meta.json"):
@@ -1183,17 +1184,20 @@ def find_data(named: Path | None) -> Path:
     return named or DATA
 
 
-def resumed(path: Path, changes: dict) -> tuple[ModelConfig, TrainConfig]:
+def resumed(path: Path, preset: str,
+            changes: dict) -> tuple[ModelConfig, TrainConfig]:
     """The configs of a checkpoint; MiniGPTError if a flag contradicts them."""
     state = load_checkpoint(path)
-    moved = {n: changes[n] for n in ("device", "compile") if n in changes}
-    config = replace(state.train, **moved)
-    known = asdict(state.model) | asdict(config)
-    for name, value in changes.items():
-        require(value == known[name], f"--{name.replace('_', '-')} {value} "
-                f"contradicts the run, which has {known[name]}: leave it out, "
-                "or choose another --run")
-    return state.model, config
+    known = asdict(state.model) | asdict(state.train)
+    start = known if preset == "auto" else PRESETS[preset]
+    values = start | changes | {"vocab_size": state.model.vocab_size}
+    shape, config = make_configs("full", **values)
+    for name, value in (asdict(shape) | asdict(config)).items():
+        require(value == known[name] or name in ("device", "compile"),
+                f"--{name.replace('_', '-')} {value} contradicts the run, "
+                f"which has {known[name]}: leave it out, or choose another "
+                "--run")
+    return shape, config
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -1209,8 +1213,8 @@ def run_train(args: argparse.Namespace) -> int:
         print(f"preset {preset}, because this is {machine}")
     run = args.run or RUNS / preset
     if args.resume and (run / "last.safetensors").exists():
-        typed = PRESETS[preset] if args.preset != "auto" else {}
-        shape, config = resumed(run / "last.safetensors", typed | changes)
+        last = run / "last.safetensors"
+        shape, config = resumed(last, args.preset, changes)
     else:
         shape, config = make_configs(preset, **changes)
     data = find_data(args.data)
@@ -1327,7 +1331,8 @@ def build_parser() -> Parser:
     add = command("generate", run_generate, GenerateConfig)
     add("--checkpoint", **file, help="weights (default: the newest run's)")
     add("--prompt", **word, help="text to continue (default: a new file)")
-    add("--prompt-file", **file, help="file with the text to continue")
+    add("--prompt-file", **file, help="file with the text to continue "
+        "(default: none)")
     add("--stop", **word, help="end before this text (default: none)")
     add("--num-samples", type=int, default=1, metavar="INT",
         help="texts to write (default 1, printed as it is written)")

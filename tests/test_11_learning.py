@@ -222,9 +222,11 @@ def test_each_micro_step_rolls_its_own_dice(little, train_split, monkeypatch):
 @pytest.mark.parametrize("spoil", [
     lambda model: model.register_forward_hook(lambda m, i, y: y * math.nan),
     lambda model: model.register_forward_hook(lambda m, i, y: y * math.inf),
+    lambda model: model.register_forward_hook(  # all characters impossible
+        lambda m, i, y: torch.cat([y[..., :3], y[..., 3:] - math.inf], -1)),
     lambda model: model.head.weight.register_hook(lambda g: g * math.nan),
     lambda model: model.norm.bias.register_hook(lambda g: g + math.inf),
-], ids=["logits NaN", "logits inf", "gradient NaN", "gradient inf"])
+], ids=["logits NaN", "logits inf", "loss inf", "gradient NaN", "gradient inf"])
 def test_what_is_not_finite_never_reaches_the_weights(
         little, train_split, spoil):
     model, config = little(grad_accum=2)

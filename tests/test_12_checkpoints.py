@@ -257,6 +257,8 @@ DAMAGE = {
         p, lambda tensors, _: tensors.update(extra=torch.zeros(1))),
     "one tensor less": lambda p: rewrite(
         p, lambda tensors, _: tensors.pop(HEAD)),
+    "one moment less": lambda p: rewrite(
+        p, lambda tensors, _: tensors.pop("exp_avg.head.weight")),
     "unknown setting": lambda p: rewrite(
         p, lambda _, meta: meta.update(model={"d_modle": 24})),
     "bad setting": lambda p: rewrite(
@@ -280,7 +282,8 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(path, damage):
 @pytest.mark.parametrize("damage, reason", [
     ("missing", "train"), ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
     ("changed step", "sha256"), ("flipped bit, weights", "sha256 of model"),
-    ("one tensor more", "tensors"), ("bad setting", "batch_size is 0"),
+    ("one tensor more", "other tensors"), ("one moment less", "other tensors"),
+    ("bad setting", "batch_size is 0"),
 ])
 def test_a_refusal_says_why(path, damage, reason):
     DAMAGE[damage](path)

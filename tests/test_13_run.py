@@ -412,6 +412,13 @@ def test_a_compiled_model_trains_and_the_plain_one_is_saved(
     assert metrics(tmp_path) == metrics(whole)
 
 
+def test_a_run_computes_in_the_precision_it_was_given(data, tmp_path):
+    config = replace(CONFIG, dtype="bfloat16")
+    run, _ = train(SHAPE, config, data, tmp_path, max_minutes=0)
+    assert run.machine == pick_machine("cpu", "bfloat16")
+    assert "bfloat16" in (tmp_path / "run.json").read_text("utf-8")
+
+
 def test_progress_is_told_in_nats_and_bits(data, tmp_path, capsys):
     config = replace(CONFIG, max_steps=5, eval_interval=5)
     train(SHAPE, config, data, tmp_path)

@@ -122,7 +122,7 @@ WRONG = [
     (f"{AGAIN} --preset tiny", "holds a run.*--resume.*--overwrite"),
     (f"{AGAIN} --resume --seed 7", "--seed 7 .*which has 0"),
     (f"{AGAIN} --resume --d-model 12", "--d-model 12 .*which has 24"),
-    (f"{AGAIN} --resume --preset full", "--d-model 512 .*which has 24"),
+    (f"{AGAIN} --resume --preset full", "--context-length 512 .*which has 16"),
     (f"{AGAIN} --resume --overwrite", "--resume and --overwrite"),
     (f"{TRAIN} --run {{home}}/empty.py", "empty.py"),
     ("train --data {data} --run {home}/foreign --resume", "foreign"),
@@ -367,12 +367,12 @@ def test_only_where_a_run_computes_may_change(home):
     path = home / "run" / "last.safetensors"
     known = load_checkpoint(path)
     same = {"d_model": 24, "max_steps": 20}
-    assert resumed(path, same) == (known.model, known.train)
-    shape, config = resumed(path, {"device": "auto", "compile": True})
+    assert resumed(path, "auto", same) == (known.model, known.train)
+    shape, config = resumed(path, "auto", {"device": "auto", "compile": True})
     assert (config.device, config.compile) == ("auto", True)
     assert (config.seed, shape) == (known.train.seed, known.model)
     with pytest.raises(MiniGPTError, match="--max-steps 21 .*which has 20"):
-        resumed(path, {"max_steps": 21})
+        resumed(path, "auto", {"max_steps": 21})
 
 
 # --- until -----------------------------------------------------------------
