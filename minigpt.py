@@ -534,7 +534,7 @@ def count_parameters(model: nn.Module) -> int:
 class GenerateConfig(Settings):
     """How text is written."""
 
-    max_new_tokens: int = setting(500, "characters to write at most", 0)
+    max_new_tokens: int = setting(500, "characters at most", 0, 10**8)
     min_new_tokens: int = setting(0, "characters before it may end", 0)
     temperature: float = setting(0.8, "0: the likeliest; 1: as learned", 0)
     top_k: int = setting(0, "choose among this many; 0: all", 0)
@@ -855,7 +855,7 @@ def load_checkpoint(path: Path, moments: bool = False) -> Checkpoint:
             Tokenizer(meta["characters"]), meta["fingerprint"], meta["step"],
             meta["best_loss"], tensors)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError,
-            AttributeError, MiniGPTError) as error:
+            AttributeError, RecursionError, MiniGPTError) as error:
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
                            f"({error}): choose another file") from None
 
@@ -1201,7 +1201,7 @@ def resumed(path: Path, preset: str,
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train a model, or continue a run; the exit status."""
+    """Train a model, or continue a run."""
     changes, preset = given(args, ModelConfig, TrainConfig), args.preset
     require(not (args.resume and args.overwrite), "--resume and --overwrite "
             "contradict each other: give one of them")

@@ -45,8 +45,8 @@ FLIPS = [
      '"weight_decay": config.weight_decay', '"weight_decay": 0.0'),
     ("11", "accumulated loss not divided", " / config.grad_accum\n", "\n"),
     ("11", "first rate 0", "high * (step + 1)", "high * step"),
-    ("12", "moments swapped", 'MOMENTS = ("exp_avg", "exp_avg_sq")',
-     'MOMENTS = ("exp_avg_sq", "exp_avg")'),
+    ("12", "one moment for both", 'checkpoint.tensors[f"{moment}.{name}"]',
+     'checkpoint.tensors[f"exp_avg.{name}"]'),
     ("12", "digests not compared", "digest(tensor) == listed[name]", "True"),
     ("15", "values in place of keys", "= k\n", "= v\n"),
 ]

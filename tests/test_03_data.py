@@ -221,13 +221,14 @@ def test_archive_that_was_cut_short_is_refused(corpus, tmp_path, format):
         prepare([archive], tmp_path / "out")
 
 
-@pytest.mark.parametrize("format", ["zip", "gztar", "bztar", "xztar"])
-def test_compressed_archive_that_was_changed_is_refused(
-    corpus, tmp_path, format
-):
-    archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
+@pytest.mark.parametrize("format", ["zip", "bztar", "xztar"])
+def test_archive_with_checksums_that_was_changed_is_refused(tmp_path, format):
+    noise = np.random.default_rng(0).bytes(50_000).hex()
+    folder = write(tmp_path / "in", a_py="x = 1\n", b_py=noise)
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), format, folder))
     content = bytearray(archive.read_bytes())
-    content[200:220] = b"\xff" * 20
+    middle = len(content) // 2  # so that the beginning can still be read
+    content[middle : middle + 20] = b"\xff" * 20
     archive.write_bytes(content)
     with pytest.raises(MiniGPTError, match=f"{archive.name} cannot be read"):
         prepare([archive], tmp_path / "out")

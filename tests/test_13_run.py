@@ -120,7 +120,7 @@ def test_the_log_tells_each_step_once_and_each_evaluation(whole):
         learning_rate(step, CONFIG) for step in range(20)]
 
 
-def test_the_clock_counts_training_alone(whole, data, tmp_path, monkeypatch):
+def test_the_clock_counts_training_alone(data, tmp_path, monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
     train(SHAPE, replace(CONFIG, max_steps=6), data, tmp_path / "run")

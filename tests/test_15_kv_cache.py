@@ -70,9 +70,9 @@ def test_logits_agree_at_every_position_read_in_chunks(cuts):
 @pytest.mark.parametrize("B", [1, 3])
 def test_the_texts_are_the_same(B):
     model, prompt = make_model(), random_ids(B, 5)
+    config = GenerateConfig(max_new_tokens=40, min_new_tokens=9, seed=4)
     with_cache, without = (
-        [row.tolist() for row in generate(
-            reader(model), prompt, GenerateConfig(40, seed=4, min_new_tokens=9))]
+        [step.tolist() for step in generate(reader(model), prompt, config)]
         for reader in (cached, uncached))
     assert with_cache == without and len(without) > 9
 

@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 import minigpt
 from minigpt import (CORPUS, EOS, PRESETS, SHIPPED, Dataset, GenerateConfig,
-                     Machine, MiniGPTError, ModelConfig, TrainConfig,
-                     build_model, build_parser, cached, evaluate, find_data,
-                     generate, given, load_checkpoint, main, make_configs,
-                     newest_checkpoint, pick_machine, prepare, resumed,
-                     uncached, until)
+                     Machine, ModelConfig, TrainConfig, build_model,
+                     build_parser, cached, evaluate, find_data, generate,
+                     given, load_checkpoint, main, make_configs,
+                     newest_checkpoint, pick_machine, prepare, uncached, until)
 
 SMALL = shlex.split(
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
@@ -110,8 +109,7 @@ WRONG = [
     ("train --preset tiny --data {home}/empty", "empty .*prepare"),
     ("train --preset tiny --data {home}/tiny", "split has .*prepare more"),
     (f"{TRAIN} --context-length 30000", "30001.*--context-length"),
-    ("prepare {home}/nowhere", "nowhere"),
-    ("prepare {home}/nowhere.py", "nowhere.py cannot be .*check the path"),
+    ("prepare {home}/nowhere", "nowhere cannot be .*check the path"),
     ("prepare {home}/empty", "empty: no text"),
     ("prepare {home}/empty.py", "empty.py: no text"),
     ("prepare {home}/false.zip", "false.zip cannot be read"),
@@ -130,6 +128,7 @@ WRONG = [
     # writing
     ("generate", "pretrained.safetensors is not a file"),
     ("generate --checkpoint nowhere", "nowhere is not a file"),
+    ("generate --checkpoint 'no\nwhere'", "no where is not a file"),
     ("generate --checkpoint {home}/run", "run is not a file"),
     ("generate --checkpoint {home}/foreign/last.safetensors", "foreign"),
     (f"{WRITE} --temperature -1", "temperature is -1"),
@@ -241,7 +240,7 @@ def test_help_names_the_commands(capsys):
 # --- prepare ---------------------------------------------------------------
 
 
-def test_prepare_counts_what_it_took_and_what_it_skipped(line, cwd):
+def test_prepare_counts_what_it_took_and_what_it_skipped(line):
     texts = {"a.py": "x = 1\n", "b.py": "x = 2\n", "c.py": "x = 1\n",
              "d.md": "# no\n", "e.py": "# \u03b1\n"}
     Path("src").mkdir()
@@ -307,6 +306,8 @@ def test_the_preset_fits_the_machine_and_says_why(
     machine = Machine(torch.device(device), torch.float32)
     monkeypatch.setattr(minigpt, "pick_machine", lambda *_: machine)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    assert line("train", "--data", data, "--preset", "auto")[0] == 0
+    training.clear()
     status, out, _ = line("train", "--data", data)
     assert status == 0
     assert out == f"preset {preset}, because this is {machine}\n"
@@ -363,16 +364,18 @@ def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
         assert rest[2] is True
 
 
-def test_only_where_a_run_computes_may_change(home):
-    path = home / "run" / "last.safetensors"
-    known = load_checkpoint(path)
-    same = {"d_model": 24, "max_steps": 20}
-    assert resumed(path, "auto", same) == (known.model, known.train)
-    shape, config = resumed(path, "auto", {"device": "auto", "compile": True})
-    assert (config.device, config.compile) == ("auto", True)
-    assert (config.seed, shape) == (known.train.seed, known.model)
-    with pytest.raises(MiniGPTError, match="--max-steps 21 .*which has 20"):
-        resumed(path, "auto", {"max_steps": 21})
+@pytest.mark.parametrize("words, changed", [
+    ([], {}),
+    (["--d-model", 24, "--max-steps", 20], {}),
+    (["--device", "auto", "--compile"], dict(device="auto", compile=True)),
+])
+def test_only_where_a_run_computes_may_change(
+        line, data, home, training, words, changed):
+    known = load_checkpoint(home / "run" / "last.safetensors")
+    words = ["train", "--data", data, "--run", home / "run", "--resume", *words]
+    assert line(*words)[0] == 0
+    [(configs, *_)] = training
+    assert configs == (known.model, replace(known.train, **changed))
 
 
 # --- until -----------------------------------------------------------------
@@ -480,17 +483,18 @@ def test_several_samples_come_in_order_each_under_a_header(line, best):
         "1 of 3", "2 of 3", "3 of 3"]
 
 
-def test_one_sample_is_written_as_it_is_made(best, capsys, monkeypatch):
-    seen = []
+def test_one_sample_is_written_as_it_is_made(best, monkeypatch):
+    stream, seen = io.TextIOWrapper(io.BytesIO(), "utf-8"), []
 
     def slowly(*args):
         for chosen in generate(*args):
-            seen.append(capsys.readouterr().out)
+            seen.append(stream.buffer.getvalue().decode())
             yield chosen
 
+    monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(minigpt, "generate", slowly)
     main([*map(str, write(best, "--prompt", "def ", "--max-new-tokens", 9))])
-    assert seen[0] == "def " and [*map(len, seen[1:])] == 8 * [1]
+    assert seen[0] == "def " and [*map(len, seen)] == [*range(4, 13)]
 
 
 @pytest.mark.parametrize("words, reader", [
@@ -507,13 +511,17 @@ def test_the_cache_is_used_unless_told_otherwise(
     assert used == [reader]
 
 
-def test_text_may_be_written_in_bfloat16(line, best):
+def test_text_may_be_written_in_bfloat16(line, best, monkeypatch):
+    models = []
+    monkeypatch.setattr(minigpt, "cached", lambda model: models.append(model)
+                        or cached(model))
     words = write(best, "--dtype", "bfloat16", "--max-new-tokens", 30)
     status, out, err = line(*words)
     assert status == 0 and len(out) > 0 and "bfloat16" in err
+    assert models[0].norm.weight.dtype == torch.bfloat16
 
 
-def test_the_newest_run_is_taken_else_the_shipped_model(cwd):
+def test_the_newest_run_is_taken_else_the_shipped_model():
     assert newest_checkpoint() == SHIPPED
     for name, age in {"old": 1, "new": 3, "older": 2}.items():
         path = Path("checkpoints", name, "best.safetensors")
@@ -526,7 +534,7 @@ def test_the_newest_run_is_taken_else_the_shipped_model(cwd):
 # --- evaluate --------------------------------------------------------------
 
 
-def test_evaluate_prints_nats_and_bits(line, best, data, cwd):
+def test_evaluate_prints_nats_and_bits(line, best, data):
     status, out, err = line("evaluate", "--checkpoint", best, "--data", data)
     assert (status, err) == (0, "")
     val = Dataset(data, "val", 16)
@@ -540,7 +548,7 @@ def test_evaluate_prints_nats_and_bits(line, best, data, cwd):
 
 
 def test_the_defaults_are_the_newest_run_and_the_prepared_data(
-        line, best, corpus, cwd, monkeypatch):
+        line, best, corpus, monkeypatch):
     monkeypatch.setattr(minigpt, "CORPUS", corpus)
     path = Path("checkpoints", "a", "best.safetensors")
     path.parent.mkdir(parents=True)
@@ -588,7 +596,7 @@ def test_any_alphabet_is_written_to_any_terminal(alphabet, monkeypatch):
     assert stream.buffer.getvalue().split() == ["\u03b1?".encode()]
 
 
-def test_the_words_come_from_the_shell_if_not_given(capsys, monkeypatch):
+def test_the_words_come_from_the_shell_if_not_given(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["minigpt.py", "fly"])
     monkeypatch.setattr(sys, "stderr", io.StringIO())  # as in a notebook
     assert main() == 2

@@ -98,7 +98,8 @@ def stop_while_training(cwd: Path, run: str, data: Path, number: int) -> tuple:
 
 @posix
 @pytest.mark.slow
-def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(trained, tmp_path):
+def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(
+        trained, tmp_path):
     data = trained / "data" / "prepared"
     status, out, err = stop_while_training(tmp_path, "my run", data,
                                            signal.SIGINT)

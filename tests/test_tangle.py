@@ -338,6 +338,14 @@ def test_every_known_tag_is_accepted(tmp_path):
     assert program(toc).cells[1].tags == tuple(tangle.TAGS)
 
 
+@pytest.mark.parametrize("key", ["figure", "image"])
+def test_options_of_a_figure_or_an_image_are_accepted(tmp_path, key):
+    options = f"---\ntags: [proof]\nmystnb:\n  {key}:\n    alt: A\n---"
+    toc = one_page(tmp_path, f"```{{code-cell}} python\n{options}\nX = 1\n```")
+    found = tangle.cells(tangle.pages(toc)[-1])
+    assert [(cell.line, cell.tags) for cell in found[1:]] == [(28, ("proof",))]
+
+
 def test_page_with_cells_needs_the_front_matter(tmp_path):
     text = page("A", HEAD).removeprefix(FRONT)
     toc = write_book(tmp_path, {"01_a": text})
@@ -505,6 +513,12 @@ def test_where_names_the_chapter_and_line(book):
     assert program(book).where(line) == "book/01_roots.md:44"
 
 
+def test_where_reaches_from_the_first_line_to_the_last(book):
+    assert program(book).where(1) == "book/01_roots.md:16"
+    last = len(GOLDEN.splitlines())
+    assert program(book).where(last) == "book/02_squares.md:24"
+
+
 def test_lines_of_a_banner_come_from_the_chapters_title(book):
     number = GOLDEN.splitlines().index(ROOTS) + 1
     found = [program(book).where(number + n) for n in (-2, -1, 0, 1)]
@@ -640,7 +654,8 @@ def test_oracle_that_is_not_defined_once_is_refused(tmp_path, name, count):
     naive = cell("X = 1\ndef f(): ...", "naive")
     proof = cell("class f: ...", "proof")
     toc = one_page(tmp_path, naive, proof, cell("def g(): ..."))
-    with pytest.raises(tangle.TangleError, match=f"{count} untangled cells"):
+    message = f"book/01_first.md:1: {count} untangled cells define {name}"
+    with pytest.raises(tangle.TangleError, match=message):
         tangle.oracle("01", name, {}, toc)
 
 
