@@ -109,6 +109,7 @@ def survives(mutant: Mutant) -> bool:
         with tempfile.TemporaryFile("w") as sink, contextlib.suppress(BaseException):
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
+            os.chdir(tempfile.gettempdir())  # a broken program writes anywhere
             mutant.program.load("minigpt")
             tests = sorted((ROOT / "tests").glob(f"test_{mutant.chapter}_*.py"))
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
