@@ -234,6 +234,16 @@ def test_archive_with_checksums_that_was_changed_is_refused(tmp_path, format):
         prepare([archive], tmp_path / "out")
 
 
+def test_zip_whose_data_cannot_be_unpacked_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as a:
+        a.writestr("a.py", "x = 1\n" * 99)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[34:44] = b"\xff" * 10  # behind 30 bytes of header and the name
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(MiniGPTError, match="a.zip cannot be read"):
+        prepare([tmp_path / "a.zip"], tmp_path / "out")
+
+
 def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
     meta = prepare([corpus], tmp_path / "out")
     with pytest.raises(MiniGPTError):
