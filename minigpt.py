@@ -207,8 +207,9 @@ class Tokenizer:
 
 # 3. Data (book/03_data.md) ---------------------------------------------------
 
-BROKEN = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
-          LZMAError)  # what reading an archive may raise
+BROKEN = (OSError, EOFError, RuntimeError, tarfile.TarError,
+          zipfile.BadZipFile, zlib.error, LZMAError)  # of archives
+TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 def read_source(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -224,7 +225,7 @@ def read_source(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             for entry in archive.infolist():
                 if not entry.is_dir():
                     yield entry.filename, partial(archive.read, entry)
-    elif ".tar" in source.suffixes or source.suffix == ".tgz":
+    elif source.name.endswith(TAR):
         with tarfile.open(source) as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 yield member.name, archive.extractfile(member).read
@@ -292,7 +293,7 @@ def prepare(sources: list[Path], out: Path, suffixes=(".py",),
                     f"is left (skipped: {dict(skipped) or 'nothing'}): name "
                     "other sources, or take more with --suffix or --unicode")
             rare = counts.total() / 100_000 if unicode else 0
-            common = "".join(c for c in counts if counts[c] > rare)
+            common = "".join(c for c in counts if counts[c] >= rare)
             tokenizer, order = Tokenizer(common), sorted(documents)
             ends = np.cumsum([documents[d][2] + 1 for d in order])  # 1: <eos>
             tokens = np.lib.format.open_memmap(

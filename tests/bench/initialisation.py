@@ -1,13 +1,15 @@
 """What the first weights are worth: GPT-2's rule against ours, side by side.
 
-    python tests/bench/initialisation.py [STEPS] [SEED ...]
+    python tests/bench/initialisation.py [STEPS [SEED ...]]
 
 Trains the laptop preset for STEPS steps (1400) with its schedule fitted to
 them, once with a standard deviation of 0.02 for everything (output projections
 divided by sqrt(2 L), as in GPT-2) and once with the module's rule. Prints the
-validation loss of each in nats per character.
+validation loss of each in nats per character, and keeps those of the last seed
+in book/runs/initialisation.json, which chapter 8 reads.
 """
 
+import json
 import math
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from pathlib import Path
 from torch import nn
 
 import minigpt
+
+RECORD = Path(__file__).parents[2] / "book" / "runs" / "initialisation.json"
 
 
 def as_gpt2(model: minigpt.MiniGPT) -> None:
@@ -34,6 +38,7 @@ def main(steps: int = 1400, *seeds: int) -> None:
     folder = Path(tempfile.mkdtemp())
     minigpt.prepare([minigpt.CORPUS], folder / "data")
     for seed in seeds or (0,):
+        losses = {"steps": steps, "seed": seed}
         for name, rule in rules.items():
             minigpt.initialise = rule
             shape, config = minigpt.make_configs(
@@ -43,7 +48,9 @@ def main(steps: int = 1400, *seeds: int) -> None:
             run, _ = minigpt.train(shape, config, folder / "data",
                                    folder / f"{seed}-{name}",
                                    reader=minigpt.cached)
-            print(f"seed {seed}, {name}: {run.state.best_loss:.3f}", flush=True)
+            losses[name] = round(run.state.best_loss, 3)
+            print(f"seed {seed}, {name}: {losses[name]}", flush=True)
+    RECORD.write_text(json.dumps(losses, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
