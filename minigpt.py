@@ -33,12 +33,10 @@ import tarfile
 import tempfile
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
-from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
@@ -207,73 +205,83 @@ class Tokenizer:
 
 # 3. Data (book/03_data.md) ---------------------------------------------------
 
-BROKEN = (OSError, EOFError, RuntimeError, tarfile.TarError,
-          zipfile.BadZipFile, zlib.error, LZMAError)  # of archives
+LIMIT = 2**26  # bytes that a document may have
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
-def read_source(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield (name, read) for each file in a folder or archive, or the file.
+def read_source(source: Path) -> Iterator[tuple[str, Callable]]:
+    """Yield (name, open) for each file in a folder or archive, or the file.
 
-    Members of .zip, .whl and .tar.* are read in memory, one at a time.
+    `open()` gives a binary file. Nothing of an archive goes to the disk.
     """
     if source.is_dir():
-        files = (path for path in source.rglob("*") if path.is_file())
-        yield from ((str(path), path.read_bytes) for path in files)
+        for path in filter(Path.is_file, [*source.rglob("*")]):
+            yield str(path), partial(path.open, "rb")
     elif source.suffix in (".zip", ".whl"):
         with zipfile.ZipFile(source) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, partial(archive.read, entry)
+                    yield entry.filename, partial(archive.open, entry)
     elif source.name.endswith(TAR):
         with tarfile.open(source) as archive:
-            for member in filter(tarfile.TarInfo.isfile, archive):
-                yield member.name, archive.extractfile(member).read
+            for member in archive:
+                if not member.isdir():
+                    yield member.name, partial(archive.extractfile, member)
     else:
-        source.stat()  # raises if it is missing, whatever its suffix
-        yield str(source), source.read_bytes
+        yield str(source), partial(source.open, "rb")
 
 
-def read_text(content: bytes, unicode: bool) -> tuple[str, str]:
+def read_text(open_file: Callable, unicode: bool) -> tuple[str, str]:
     """(text, "") of a document in UTF-8, or ("", the reason to skip it)."""
     try:
+        with open_file() as file:
+            content = file.read(LIMIT + 1)
+        if len(content) > LIMIT:
+            return "", f"larger than {LIMIT >> 20} MiB"
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return "", "not UTF-8"
+    except Exception:  # a damaged archive, a link to nowhere: it may be any
+        return "", "cannot be read"
     if not unicode and not text.isascii():
         return "", "not ASCII (--unicode takes it)"
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text, "" if text else "empty"
 
 
-def gather(sources: list[Path], suffixes: tuple[str, ...], unicode: bool,
-           spool) -> tuple[dict, Counter, Counter]:
-    """Write the texts of all sources to the binary file `spool`.
+def read_texts(source: Path, suffixes: tuple[str, ...],
+               unicode: bool) -> Iterator[tuple[str, str]]:
+    """Yield (text, "") or ("", the reason to skip it) per file of a source."""
+    try:
+        for name, open_file in read_source(source):
+            if name.endswith(suffixes):
+                yield read_text(open_file, unicode)
+            else:
+                yield "", "other suffix (--suffix takes it)"
+    except Exception as error:  # of a damaged archive, it may be any
+        yield "", f"rest of {source}, which is damaged ({error})"
 
-    Returns where they lie (digest -> offset, bytes, characters), how often
-    each character occurs, and how many files were skipped, by reason.
+
+def gather(sources: list[Path], suffixes: tuple[str, ...], unicode: bool,
+           folder: Path) -> tuple[Counter, Counter]:
+    """Write each text of the sources to a file named by its sha256.
+
+    Returns how often each character occurs, and how many files were skipped,
+    by reason. Raises MiniGPTError for a source that is not there.
     """
-    documents, counts, skipped = {}, Counter(), Counter()
+    counts, skipped = Counter(), Counter()
     for source in sources:
-        try:
-            for name, read in read_source(source):
-                text, reason = "", "other suffix (--suffix takes it)"
-                if name.endswith(suffixes):
-                    text, reason = read_text(read(), unicode)
-                content = text.encode()
-                digest = hashlib.sha256(content).digest()
-                if digest in documents:
-                    reason = "duplicate"
-                if reason:
-                    skipped[reason] += 1
-                    continue
-                documents[digest] = spool.tell(), len(content), len(text)
-                spool.write(content)
+        require(source.exists(), f"there is no {source}: check the path")
+        for text, reason in read_texts(source, suffixes, unicode):
+            path = folder / hashlib.sha256(text.encode()).hexdigest()
+            if path.exists():
+                reason = "duplicate"
+            if reason:
+                skipped[reason] += 1
+            else:
+                path.write_bytes(text.encode())
                 counts.update(text)
-        except BROKEN as error:
-            raise MiniGPTError(f"{source} cannot be read ({error}): check the "
-                               "path, or get the file again") from None
-    return documents, counts, skipped
+    return counts, skipped
 
 
 def prepare(sources: list[Path], out: Path, suffixes=(".py",),
@@ -282,32 +290,32 @@ def prepare(sources: list[Path], out: Path, suffixes=(".py",),
 
     Returns the metadata: the vocabulary's characters, where `val` begins, a
     sha256 (the fingerprint), what was skipped. Equal texts give equal files.
-    Raises MiniGPTError if a source cannot be read or no text is left.
+    Raises MiniGPTError if a source is not there or no text is left.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
-        with open(Path(scratch, "texts"), "w+b") as spool:
-            documents, counts, skipped = gather(
-                sources, suffixes, unicode, spool)
-            require(bool(documents), f"{', '.join(map(str, sources))}: no text "
-                    f"is left (skipped: {dict(skipped) or 'nothing'}): name "
-                    "other sources, or take more with --suffix or --unicode")
-            rare = counts.total() / 100_000 if unicode else 0
-            common = "".join(c for c in counts if counts[c] >= rare)
-            tokenizer, order = Tokenizer(common), sorted(documents)
-            ends = np.cumsum([documents[d][2] + 1 for d in order])  # 1: <eos>
-            tokens = np.lib.format.open_memmap(
-                Path(scratch, "tokens.npy"), "w+", tokenizer.to_id.dtype,
-                (int(ends[-1]),))
-            for (offset, size, n), end in zip(map(documents.get, order), ends):
-                spool.seek(offset)
-                text = spool.read(size).decode()
-                tokens[end - 1 - n:end - 1] = tokenizer.encode(text, "replace")
-                tokens[end - 1] = EOS
+        texts = Path(scratch, "texts")
+        texts.mkdir()
+        counts, skipped = gather(sources, suffixes, unicode, texts)
+        paths = sorted(texts.iterdir())
+        require(bool(paths), f"{', '.join(map(str, sources))}: no text is left "
+                f"(skipped: {dict(skipped) or 'nothing'}): name other sources, "
+                "or take more with --suffix or --unicode")
+        rare = counts.total() / 100_000 if unicode else 0
+        tokenizer = Tokenizer("".join(c for c in counts if counts[c] >= rare))
+        tokens = np.lib.format.open_memmap(
+            Path(scratch, "tokens.npy"), "w+", tokenizer.to_id.dtype,
+            (counts.total() + len(paths),))
+        ends = [0]
+        for path in paths:
+            ids = tokenizer.encode(path.read_bytes().decode(), "replace")
+            end = ends[-1] + len(ids)
+            tokens[ends[-1]:end], tokens[end] = ids, EOS
+            ends.append(end + 1)
         target = 0.9 * len(tokens)
-        cut = ends[np.searchsorted(ends, target)]
-        meta = dict(characters=tokenizer.characters, documents=len(documents),
-                    val_start=int(cut if cut < len(tokens) else target),
+        cut = next(end for end in ends if end >= target)
+        meta = dict(characters=tokenizer.characters, documents=len(paths),
+                    val_start=cut if cut < len(tokens) else int(target),
                     fingerprint=hashlib.sha256(tokens).hexdigest(),
                     skipped=dict(sorted(skipped.items())))
         del tokens  # closes the memory map
@@ -324,14 +332,10 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Dataset:
-    """One split, "train" or "val", of prepared text, as windows of ids.
-
-    The window at s has inputs s to s + T - 1 and targets s + 1 to s + T, T
-    the context length. Raises MiniGPTError when the folder was not prepared
-    or the split is shorter than a window.
-    """
+    """One split, "train" or "val", of prepared text, as windows of ids."""
 
     def __init__(self, folder: Path, split: str, context_length: int):
+        """MiniGPTError for a folder not prepared, a split below a window."""
         try:
             meta = json.loads((folder / "meta.json").read_text("utf-8"))
             tokens = np.load(folder / "tokens.npy", mmap_mode="r")
@@ -341,37 +345,32 @@ class Dataset:
             raise MiniGPTError(f"{folder} holds no prepared text ({error}): "
                                "make it with 'minigpt.py prepare'") from None
         self.tokens = tokens[:cut] if split == "train" else tokens[cut:]
-        self.context_length = context_length
-        self.n_chunks = (len(self.tokens) - 1) // context_length
+        self.context_length = T = context_length
+        self.n_chunks = (len(self.tokens) - 1) // T
         require(self.n_chunks > 0, f"the {split} split has {len(self.tokens)} "
-                f"tokens, a window takes {context_length + 1}: prepare more "
-                "text, or lower --context-length")
+                f"tokens, a window takes {T + 1}: prepare more text, or lower "
+                "--context-length")
 
     def windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T), int64; `<pad>` beyond the split's end."""
         rows = np.full((len(starts), self.context_length + 1), PAD, np.int64)
         for row, start in zip(rows, starts):
-            piece = self.tokens[start:start + self.context_length + 1]
+            piece = self.tokens[start:start + len(row)]
             row[:len(piece)] = piece
         return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
 
     def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Batch `number` of an endless series: inputs and targets (B, T).
-
-        A pure function: each chunk once an epoch, in the epoch's own order.
-        """
-        chunks = []
-        for place in range(number * size, (number + 1) * size):
-            epoch, i = divmod(place, self.n_chunks)
-            chunks.append(shuffled(self.n_chunks, seed, epoch)[i])
+        """Batch `number` of an endless series: inputs and targets (B, T)."""
+        n, places = self.n_chunks, range(number * size, (number + 1) * size)
+        chunks = [shuffled(n, seed, place // n)[place % n] for place in places]
         return self.windows(np.array(chunks) * self.context_length)
 
     def starts(self, count: int | None = None) -> np.ndarray:
         """`count` evenly spaced starts, or those that cover every token."""
-        last = len(self.tokens) - 1
+        last, T = len(self.tokens) - 1, self.context_length
         if count is None:
-            return np.arange(0, last, self.context_length)
-        return np.linspace(0, last - self.context_length, count).astype(int)
+            return np.arange(0, last, T)
+        return np.linspace(0, last - T, count).astype(int)
 
 
 # 4. Embeddings (book/04_embeddings.md) ---------------------------------------
@@ -381,20 +380,15 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.context_length = config.context_length
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embedding = nn.Embedding(
-            config.context_length, config.d_model
-        )
+        T, C = config.context_length, config.d_model
+        self.token_embedding = nn.Embedding(config.vocab_size, C)
+        self.position_embedding = nn.Embedding(T, C)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         """Vectors (B, T, C) of ids (B, T) that begin at position start."""
-        end = start + ids.size(1)
-        assert end <= self.context_length, (
-            f"{end} characters do not fit into a context of "
-            f"{self.context_length}"
-        )
+        end, room = start + ids.size(1), self.position_embedding.num_embeddings
+        assert end <= room, f"{end} characters, the context has {room}"
         positions = torch.arange(start, end, device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(positions)
         return self.dropout(x)  # (B, T) -> (B, T, C)
@@ -406,10 +400,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor,
               dropout: float = 0.0) -> Tensor:
     """Causal attention: softmax(Q K^T / sqrt(D) + mask) V.
 
-    q is (..., T_q, D), k and v are (..., T_k, D), the result is
-    (..., T_q, D). The queries are the last T_q of the T_k positions, and
-    each sees itself and what lies before. `dropout` drops that share of
-    the weights. Source: Vaswani et al. (2017), equation 1.
+    q is (..., T_q, D), k and v are (..., T_k, D), the result is like q. The
+    queries are the last T_q of the T_k positions, and each sees itself and
+    what lies before. `dropout` drops that share of the weights.
+    Source: Vaswani et al. (2017), equation 1.
     """
     T_q, T_k, D = q.size(-2), k.size(-2), q.size(-1)
     assert T_q <= T_k, f"{T_q} queries need as many keys, not {T_k}"
@@ -418,8 +412,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor,
         mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device)
         mask = mask.tril(T_k - T_q)
     return F.scaled_dot_product_attention(
-        q, k, v, mask, dropout, is_causal=T_q == T_k, scale=1 / math.sqrt(D)
-    )
+        q, k, v, mask, dropout, is_causal=T_q == T_k, scale=1 / math.sqrt(D))
 
 
 # 6. Many heads (book/06_heads.md) --------------------------------------------
@@ -481,6 +474,22 @@ class Block(nn.Module):
 
 # 8. MiniGPT (book/08_minigpt.md) ---------------------------------------------
 
+def initialise(model: nn.Module) -> None:
+    """Draw the first weights so that signals keep their size (in place)."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            std = 1 / math.sqrt(parameter.size(1))
+            if "embedding" in name:
+                std = 0.5
+            elif name.endswith("proj.weight"):
+                std /= math.sqrt(2 * model.config.n_layers)
+            elif name == "head.weight":
+                std *= 0.3
+            nn.init.normal_(parameter, std=std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
 class MiniGPT(nn.Module):
     """A GPT (Radford et al., 2019) whose output head is a matrix of its own."""
 
@@ -506,22 +515,6 @@ class MiniGPT(nn.Module):
         if cache:
             cache.length += ids.size(1)
         return self.head(self.norm(x))  # (B, T, C) -> (B, T, V)
-
-
-def initialise(model: MiniGPT) -> None:
-    """Draw the first weights so that signals keep their size (in place)."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2:
-            std = 1 / math.sqrt(parameter.size(1))
-            if "embedding" in name:
-                std = 0.5
-            elif name.endswith("proj.weight"):
-                std /= math.sqrt(2 * model.config.n_layers)
-            elif name == "head.weight":
-                std *= 0.3
-            nn.init.normal_(parameter, std=std)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -1236,10 +1229,9 @@ def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
         if stop and stop in held:
             yield held.partition(stop)[0]
             return
-        sure = len(held) - max(0, len(stop) - 1)
-        if sure > 0:
-            yield held[:sure]
-            held = held[sure:]
+        sure = max(0, len(held) - max(0, len(stop) - 1))
+        yield held[:sure]
+        held = held[sure:]
     yield held
 
 
@@ -1296,56 +1288,56 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+FOLDER, FILE = dict(type=Path, metavar="DIR"), dict(type=Path, metavar="FILE")
+SWITCH, TEXT = dict(action="store_true"), dict(metavar="TEXT", default="")
+
+
+def add_command(commands, name: str, run: Callable, *configs: type) -> Callable:
+    """Add a command with its configs' flags; return its add_argument."""
+    about = run.__doc__
+    parser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(run_command=run)
+    for config in configs:
+        add_settings(parser, config)
+    return parser.add_argument
+
+
 def build_parser() -> Parser:
     """The command line: prepare, train, generate, evaluate."""
     parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(name: str, run: Callable, *configs: type) -> Callable:
-        about = {"help": run.__doc__, "description": run.__doc__}
-        sub = commands.add_parser(name, **about)
-        sub.set_defaults(run_command=run)
-        for config in configs:
-            add_settings(sub, config)
-        return sub.add_argument
-
-    folder, file = ({"type": Path, "metavar": kind} for kind in ("DIR", "FILE"))
-    switch, word = {"action": "store_true"}, {"metavar": "TEXT", "default": ""}
-    add = command("prepare", run_prepare)
+    add = add_command(commands, "prepare", run_prepare)
     add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder, file, "
         ".zip, .whl or .tar.* (default: the standard library of Python)")
-    add("--out", **folder, default=DATA, help=f"output (default {DATA})")
+    add("--out", **FOLDER, default=DATA, help=f"output (default {DATA})")
     add("--suffix", default=".py", metavar="LIST", help="file name endings to "
         "take, separated by commas (default .py)")
-    add("--unicode", **switch, help="take texts that are not ASCII, too")
+    add("--unicode", **SWITCH, help="take texts that are not ASCII, too")
 
-    add = command("train", run_train, ModelConfig, TrainConfig)
+    add = add_command(commands, "train", run_train, ModelConfig, TrainConfig)
     add("--preset", default="auto", choices=["auto", *PRESETS],
         help="named settings (default auto: full on CUDA, else laptop)")
-    add("--data", **folder, help=f"prepared text (default {DATA})")
-    add("--run", **folder, help=f"the run's folder (default {RUNS}/PRESET)")
-    add("--resume", **switch, help="continue the run, or start it")
-    add("--overwrite", **switch, help="replace the run")
+    add("--data", **FOLDER, help=f"prepared text (default {DATA})")
+    add("--run", **FOLDER, help=f"the run's folder (default {RUNS}/PRESET)")
+    add("--resume", **SWITCH, help="continue the run, or start it")
+    add("--overwrite", **SWITCH, help="replace the run")
     add("--max-minutes", type=float, default=math.inf, metavar="M",
         help="stop after so many minutes (default: none)")
 
-    add = command("generate", run_generate, GenerateConfig)
-    add("--checkpoint", **file, help="weights (default: the newest run's)")
-    add("--prompt", **word, help="text to continue (default: a new file)")
-    add("--prompt-file", **file, help="file with the text to continue "
-        "(default: none)")
-    add("--stop", **word, help="end before this text (default: none)")
+    add = add_command(commands, "generate", run_generate, GenerateConfig)
+    add("--checkpoint", **FILE, help="weights (default: the newest run's)")
+    add("--prompt", **TEXT, help="text to continue (default: a new file)")
+    add("--prompt-file", **FILE, help="file with that text (default: none)")
+    add("--stop", **TEXT, help="end before this text (default: none)")
     add("--num-samples", type=int, default=1, metavar="INT",
         help="texts to write (default 1, printed as it is written)")
-    add("--no-cache", **switch, help="read all in view for each character")
-    for f in fields(TrainConfig):
-        if f.name in ("device", "dtype"):
-            add(f"--{f.name}", default=f.default, metavar="STR",
-                help=f"{f.metadata['about']} (default {f.default})")
+    add("--no-cache", **SWITCH, help="read all in view for each character")
+    add("--device", default="auto", help="as for train (default auto)")
+    add("--dtype", default="auto", help="as for train (default auto)")
 
-    add = command("evaluate", run_evaluate)
-    add("--checkpoint", **file, help="weights (default: the newest run's)")
-    add("--data", **folder, help=f"prepared text (default {DATA})")
+    add = add_command(commands, "evaluate", run_evaluate)
+    add("--checkpoint", **FILE, help="weights (default: the newest run's)")
+    add("--data", **FOLDER, help=f"prepared text (default {DATA})")
     return parser
 
 

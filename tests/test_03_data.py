@@ -15,6 +15,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import minigpt
 from minigpt import EOS, PAD, UNK, Dataset, MiniGPTError, Tokenizer, prepare
 
 PREPARED = {"meta.json", "tokens.npy"}
@@ -194,8 +195,6 @@ def test_nothing_is_written_beside_what_was_asked_for(tmp_path):
 
 
 BROKEN = {
-    "missing.py": None,
-    "missing": None,
     "text.zip": b"not an archive",
     "text.whl": b"",
     "text.tar.gz": b"not an archive",
@@ -205,24 +204,47 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name, content", BROKEN.items())
-def test_source_that_cannot_be_read_is_named(tmp_path, name, content):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(MiniGPTError, match=f"{name} cannot be read"):
+def test_an_archive_that_is_none_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MiniGPTError, match=f"no text .*{name}, which is damag"):
+        prepare([tmp_path / name], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["missing.py", "missing", "missing.zip"])
+def test_a_source_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(MiniGPTError, match=f"there is no .*{name}: check"):
         prepare([tmp_path / name], tmp_path / "out")
 
 
 @pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
-def test_archive_that_was_cut_short_is_refused(corpus, tmp_path, format):
+def test_an_archive_that_was_cut_short_gives_what_it_has(
+    corpus, tmp_path, format
+):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
-    with pytest.raises(MiniGPTError, match=f"{archive.name} cannot be read"):
-        prepare([archive], tmp_path / "out")
+    extra = write(tmp_path / "in", a_py="x = 1\n")
+    meta = prepare([archive, extra], tmp_path / "out")
+    assert 1 <= meta["documents"] < 41
+    assert any("damaged" in reason or "read" in reason
+               for reason in meta["skipped"])
+
+
+def test_a_damaged_member_is_counted_and_the_next_one_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as a:
+        a.writestr("a.py", "x = 1\n" * 99)
+        a.writestr("b.py", "y = 2\n")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[34:44] = b"\xff" * 10  # behind 30 bytes of header and the name
+    (tmp_path / "a.zip").write_bytes(content)
+    meta = prepare([tmp_path / "a.zip"], tmp_path / "out")
+    assert (meta["documents"], meta["skipped"]) == (1, {"cannot be read": 1})
 
 
 @pytest.mark.parametrize("format", ["zip", "bztar", "xztar"])
-def test_archive_with_checksums_that_was_changed_is_refused(tmp_path, format):
+def test_an_archive_with_checksums_that_was_changed_is_noticed(
+    tmp_path, format
+):
     noise = np.random.default_rng(0).bytes(50_000).hex()
     folder = write(tmp_path / "in", a_py="x = 1\n", b_py=noise)
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, folder))
@@ -230,18 +252,32 @@ def test_archive_with_checksums_that_was_changed_is_refused(tmp_path, format):
     middle = len(content) // 2  # so that the beginning can still be read
     content[middle : middle + 20] = b"\xff" * 20
     archive.write_bytes(content)
-    with pytest.raises(MiniGPTError, match=f"{archive.name} cannot be read"):
-        prepare([archive], tmp_path / "out")
+    more = write(tmp_path / "more", c_py="z = 3\n")
+    meta = prepare([archive, more], tmp_path / "out")
+    assert meta["documents"] < 3 and meta["skipped"]
 
 
-def test_zip_whose_data_cannot_be_unpacked_is_refused(tmp_path):
+def test_an_error_in_writing_is_not_taken_for_a_damaged_source(
+    corpus, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        prepare([corpus], tmp_path / "out")
+
+
+def test_a_file_that_is_too_large_is_not_read_to_its_end(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(minigpt, "LIMIT", 2**20)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as a:
-        a.writestr("a.py", "x = 1\n" * 99)
-    content = bytearray((tmp_path / "a.zip").read_bytes())
-    content[34:44] = b"\xff" * 10  # behind 30 bytes of header and the name
-    (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(MiniGPTError, match="a.zip cannot be read"):
-        prepare([tmp_path / "a.zip"], tmp_path / "out")
+        a.writestr("bomb.py", b" " * (2**20 + 1))
+        a.writestr("just.py", b" " * 2**20)
+        a.writestr("b.py", "x = 1\n")
+    meta = prepare([tmp_path / "a.zip"], tmp_path / "out")
+    assert meta["skipped"] == {"larger than 1 MiB": 1}
 
 
 def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
