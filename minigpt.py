@@ -35,13 +35,16 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -303,22 +306,22 @@ def prepare(sources: list[Path], out: Path, suffixes=(".py",),
                 "or take more with --suffix or --unicode")
         rare = counts.total() / 100_000 if unicode else 0
         tokenizer = Tokenizer("".join(c for c in counts if counts[c] >= rare))
-        tokens = np.lib.format.open_memmap(
-            Path(scratch, "tokens.npy"), "w+", tokenizer.to_id.dtype,
-            (counts.total() + len(paths),))
-        ends = [0]
-        for path in paths:
-            ids = tokenizer.encode(path.read_bytes().decode(), "replace")
-            end = ends[-1] + len(ids)
-            tokens[ends[-1]:end], tokens[end] = ids, EOS
-            ends.append(end + 1)
-        target = 0.9 * len(tokens)
-        cut = next(end for end in ends if end >= target)
+        total, ends, sha256 = counts.total() + len(paths), [0], hashlib.sha256()
+        with open(Path(scratch, "tokens.npy"), "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, dict(descr=tokenizer.to_id.dtype.str, shape=(total,),
+                           fortran_order=False))
+            for path in paths:
+                ids = tokenizer.encode(path.read_bytes().decode(), "replace")
+                ids = np.pad(ids, (0, 1), constant_values=EOS)
+                file.write(ids)
+                sha256.update(ids)
+                ends.append(ends[-1] + len(ids))
+        cut = next(end for end in ends if end >= 0.9 * total)
         meta = dict(characters=tokenizer.characters, documents=len(paths),
-                    val_start=cut if cut < len(tokens) else int(target),
-                    fingerprint=hashlib.sha256(tokens).hexdigest(),
+                    val_start=cut if cut < total else int(0.9 * total),
+                    fingerprint=sha256.hexdigest(),
                     skipped=dict(sorted(skipped.items())))
-        del tokens  # closes the memory map
         Path(scratch, "meta.json").write_text(json.dumps(meta), "utf-8")
         for name in ("tokens.npy", "meta.json"):
             os.replace(Path(scratch, name), out / name)
@@ -833,7 +836,7 @@ def load_checkpoint(path: Path, moments: bool = False) -> Checkpoint:
     require(path.is_file(), f"{path} is not a file: check the path, or train")
     try:
         with safe_open(path, "pt", device="cpu") as file:
-            text = (file.metadata() or {})["minigpt"]
+            text = file.metadata()["minigpt"]
             meta = json.loads(text)
             require(meta["format"] == FORMAT, f"format {meta['format']}, which "
                     f"this program does not know (it knows {FORMAT})")
@@ -844,14 +847,30 @@ def load_checkpoint(path: Path, moments: bool = False) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in names}
         for name, tensor in tensors.items():
             require(digest(tensor) == listed[name], f"wrong sha256 of {name}")
+            require(bool(tensor.isfinite().all()), f"{name} is not finite")
+        step, loss, vocabulary = (
+            meta[key] for key in ("step", "best_loss", "characters"))
+        require((type(step), type(vocabulary)) == (int, str) and step >= 0 and
+                type(loss) in (float, type(None)), "values of the wrong type")
         return Checkpoint(
             ModelConfig(**meta["model"]), TrainConfig(**meta["train"]),
-            Tokenizer(meta["characters"]), meta["fingerprint"], meta["step"],
-            meta["best_loss"], tensors)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError,
-            AttributeError, RecursionError, MiniGPTError) as error:
+            Tokenizer(vocabulary), meta["fingerprint"], step, loss, tensors)
+    except Exception as error:  # of a foreign file, it may be any
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
                            f"({error}): choose another file") from None
+
+
+def fitting(checkpoint: Checkpoint, kind: str, model: MiniGPT) -> dict:
+    """The tensors KIND.* by parameter; MiniGPTError unless they fit."""
+    prefix = kind + "."
+    tensors = {name.removeprefix(prefix): tensor for name, tensor
+               in checkpoint.tensors.items() if name.startswith(prefix)}
+    needed = {n: (p.shape, p.dtype) for n, p in model.named_parameters()}
+    found = {n: (t.shape, t.dtype) for n, t in tensors.items()}
+    wrong = sorted(n for n, _ in needed.items() ^ found.items())
+    require(not wrong, f"the checkpoint's tensors do not fit its config (see "
+            f"{kind}.{wrong[:1]}): choose another file")
+    return tensors
 
 
 def build_model(checkpoint: Checkpoint) -> MiniGPT:
@@ -863,25 +882,17 @@ def build_model(checkpoint: Checkpoint) -> MiniGPT:
             "the checkpoint's vocabulary and model differ: choose another file")
     with torch.device("meta"):
         model = MiniGPT(checkpoint.model)
-    tensors = {name.removeprefix("model."): tensor
-               for name, tensor in checkpoint.tensors.items()
-               if name.startswith("model.")}
-    needed = {n: (p.shape, p.dtype) for n, p in model.named_parameters()}
-    found = {n: (t.shape, t.dtype) for n, t in tensors.items()}
-    wrong = sorted(n for n, _ in needed.items() ^ found.items())
-    require(not wrong, f"the checkpoint's tensors do not fit its config (see "
-            f"{wrong[:1]}): choose another file")
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(fitting(checkpoint, "model", model), assign=True)
     return model
 
 
 def restore_moments(optimizer: torch.optim.AdamW, model: MiniGPT,
                     checkpoint: Checkpoint) -> None:
     """Put a checkpoint's moments and step count into a new optimizer."""
+    moments = {kind: fitting(checkpoint, kind, model) for kind in MOMENTS}
     for name, parameter in model.named_parameters():
-        state = {"step": torch.tensor(float(checkpoint.step))}
-        for moment in MOMENTS:
-            state[moment] = checkpoint.tensors[f"{moment}.{name}"]
+        state = {kind: moments[kind][name] for kind in MOMENTS}
+        state["step"] = torch.tensor(float(checkpoint.step))
         where = parameter.device
         optimizer.state[parameter] = {k: t.to(where) for k, t in state.items()}
 
@@ -927,8 +938,9 @@ class Run:
 
 def trim(log: Path, step: int) -> list[dict]:
     """Drop the records of a log after a step; return those that stay."""
+    text = log.read_text("utf-8", "replace") if log.exists() else ""
     records = []
-    for line in log.read_text("utf-8").splitlines() if log.exists() else ():
+    for line in text.splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:  # torn when the process was killed
@@ -937,6 +949,18 @@ def trim(log: Path, step: int) -> list[dict]:
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(log, lambda path: path.write_text(text, "utf-8"))
     return records
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; MiniGPTError if another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise MiniGPTError(f"another process trains in {folder}: wait for its "
+                           "end, or name another folder with --run") from None
 
 
 RUN_FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl",
@@ -955,16 +979,18 @@ def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
             "it with --resume, replace it with --overwrite, or name another "
             "folder with --run")
     machine = pick_machine(config.device, config.dtype)
+    for name in RUN_FILES:  # half written when the process was killed
+        (folder / f"{name}.tmp").unlink(missing_ok=True)
     if resume and "last.safetensors" in found:
         state = load_checkpoint(folder / "last.safetensors", moments=True)
         require(state.fingerprint == data.fingerprint, f"{folder} learns from "
                 f"data {state.fingerprint[:8]}, these are "
                 f"{data.fingerprint[:8]}: give the same with --data")
+        state.train = config
         model = build_model(state).to(machine.device)
     else:
         for name in found:
             (folder / name).unlink()
-        folder.mkdir(parents=True, exist_ok=True)
         shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
         state = Checkpoint(shape, config, data.tokenizer, data.fingerprint)
         torch.manual_seed(config.seed)
@@ -985,7 +1011,7 @@ def measure(run: Run, val: Dataset) -> None:
     run.log("metrics", val_loss=loss, seconds=run.seconds)
     tqdm.write(f"step {state.step} of {config.max_steps}: validation loss "
                f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
-    if state.best_loss is None or loss < state.best_loss:
+    if loss < (math.inf if state.best_loss is None else state.best_loss):
         state.best_loss = loss
         state.save(run.folder / "best.safetensors", run.model)
 
@@ -1021,12 +1047,17 @@ def write_record(run: Run) -> None:
                      lambda path: path.write_text(text, "utf-8"))
 
 
-def one_step(run: Run, model: nn.Module, dataset: Dataset, config: TrainConfig,
-             bar: tqdm) -> None:
+def one_step(run: Run, model: nn.Module, dataset: Dataset, bar: tqdm) -> None:
     """One training step: timed, counted, logged, shown."""
-    start, state = time.perf_counter(), run.state
-    loss, norm = training_step(model, run.optimizer, dataset, state.step,
-                               config, run.machine)
+    start, state, config = time.perf_counter(), run.state, run.state.train
+    try:
+        loss, norm = training_step(model, run.optimizer, dataset, state.step,
+                                   config, run.machine)
+    except MiniGPTError as error:
+        last = run.folder / "last.safetensors"
+        good = f"is {last}" if last.exists() else "was not written yet"
+        raise MiniGPTError(
+            f"{error}; the last good checkpoint {good}") from None
     run.seconds += time.perf_counter() - start
     rate = learning_rate(state.step, config)
     state.step += 1
@@ -1034,6 +1065,38 @@ def one_step(run: Run, model: nn.Module, dataset: Dataset, config: TrainConfig,
             seconds=run.seconds)
     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     bar.update(config.batch_size * config.grad_accum * dataset.context_length)
+
+
+def learn(run: Run, dataset: Dataset, val: Dataset, max_minutes: float,
+          reader: Callable[[MiniGPT], NextLogits]) -> int:
+    """Go on with a run to its end; return the signal that ended it, or 0."""
+    state, model, config = run.state, run.model, run.state.train
+    if config.compile:
+        inputs, _ = dataset.batch(0, config.batch_size, config.seed)
+        model = compile_model(model, inputs, run.machine)
+    write_record(run)
+    if state.step == 0:
+        measure(run, val)
+    deadline = time.monotonic() + 60 * max_minutes
+    characters = config.batch_size * config.grad_accum * dataset.context_length
+    with StopSignal() as stop, tqdm(
+            total=config.max_steps * characters, unit="char", disable=None,
+            initial=state.step * characters, unit_scale=True) as bar:
+        while state.step < config.max_steps:
+            one_step(run, model, dataset, bar)
+            last = state.step == config.max_steps
+            if last or state.step % config.eval_interval == 0:
+                measure(run, val)
+            if last or state.step % config.sample_interval == 0:
+                show_samples(run, reader)
+            late = stop.number or time.monotonic() > deadline
+            if last or late or state.step % config.checkpoint_interval == 0:
+                path = run.folder / "last.safetensors"
+                state.save(path, run.model, run.optimizer)
+            if late:
+                break
+    write_record(run)
+    return stop.number
 
 
 def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
@@ -1046,34 +1109,9 @@ def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
     """
     dataset = Dataset(data, "train", shape.context_length)
     val = Dataset(data, "val", shape.context_length)
-    run = begin(folder, shape, config, dataset, resume, overwrite)
-    state, model = run.state, run.model
-    if config.compile:
-        inputs, _ = dataset.batch(0, config.batch_size, config.seed)
-        model = compile_model(model, inputs, run.machine)
-    write_record(run)
-    if state.step == 0:
-        measure(run, val)
-    deadline = time.monotonic() + 60 * max_minutes
-    characters = config.batch_size * config.grad_accum * shape.context_length
-    with StopSignal() as stop, tqdm(
-            total=config.max_steps * characters, unit="char", disable=None,
-            initial=state.step * characters, unit_scale=True) as bar:
-        while state.step < config.max_steps:
-            one_step(run, model, dataset, config, bar)
-            last = state.step == config.max_steps
-            if last or state.step % config.eval_interval == 0:
-                measure(run, val)
-            if last or state.step % config.sample_interval == 0:
-                show_samples(run, reader)
-            late = stop.number or time.monotonic() > deadline
-            if last or late or state.step % config.checkpoint_interval == 0:
-                path = folder / "last.safetensors"
-                state.save(path, run.model, run.optimizer)
-            if late:
-                break
-    write_record(run)
-    return run, stop.number
+    with locked(folder):
+        run = begin(folder, shape, config, dataset, resume, overwrite)
+        return run, learn(run, dataset, val, max_minutes, reader)
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1201,7 +1239,8 @@ def run_train(args: argparse.Namespace) -> int:
             "contradict each other: give one of them")
     require(args.max_minutes >= 0, f"--max-minutes is {args.max_minutes}: give "
             "0 or more")
-    machine = pick_machine(changes.get("device", "auto"))
+    machine = pick_machine(changes.get("device", "auto"),
+                           changes.get("dtype", "auto"))
     if preset == "auto":
         preset = "full" if machine.device.type == "cuda" else "laptop"
         print(f"preset {preset}, because this is {machine}")
@@ -1261,16 +1300,19 @@ def run_generate(args: argparse.Namespace) -> int:
     rows = np.tile(ids if len(ids) else [EOS], (count, 1)).astype(np.int64)
     reader = (uncached if args.no_cache else cached)(model)
     steps = generate(reader, torch.tensor(rows, device=machine.device), config)
-    if count > 1:
-        steps = list(steps)
-    for i in range(count):
+    with StopSignal() as stop:
+        steps = takewhile(lambda _: not stop.number, steps)
         if count > 1:
-            print(f"--- sample {i + 1} of {count}", file=sys.stderr, flush=True)
-        print(prompt, end="", flush=True)
-        pieces = (decode(step[i:i + 1]) for step in steps)
-        for piece in until(pieces, args.stop):
-            print(piece, end="", flush=True)
-    return 0
+            steps = list(steps)
+        for i in range(count):
+            if count > 1:
+                print(f"--- sample {i + 1} of {count}", file=sys.stderr,
+                      flush=True)
+            print(prompt, end="", flush=True)
+            pieces = (decode(step[i:i + 1]) for step in steps)
+            for piece in until(pieces, args.stop):
+                print(piece, end="", flush=True)
+    return 128 + stop.number if stop.number else 0
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -1356,11 +1398,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except MiniGPTError as error:
         message = str(error)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, SafetensorError) as error:
         message = f"{error}: check the file, its rights, and the disk"
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in repr(error).lower():
+            raise
+        message = (f"out of memory ({error}): halve --batch-size or "
+                   "--context-length, to write --num-samples or "
+                   "--max-new-tokens")
     print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and tidy up
     sys.exit(main())

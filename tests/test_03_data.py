@@ -280,6 +280,73 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(
     assert meta["skipped"] == {"larger than 1 MiB": 1}
 
 
+def test_members_that_are_no_files_are_counted(tmp_path):
+    kinds = {"device.py": tarfile.CHRTYPE, "pipe.py": tarfile.FIFOTYPE,
+             "away.py": tarfile.SYMTYPE, "hard.py": tarfile.LNKTYPE,
+             "up.py": tarfile.SYMTYPE}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            if name in ("hard.py", "up.py"):
+                member.linkname = "real.py"
+            archive.addfile(member)
+        folder = tarfile.TarInfo("folder.py")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        member = tarfile.TarInfo("real.py")
+        member.size = 6
+        archive.addfile(member, io.BytesIO(b"x = 1\n"))
+    meta = prepare([tmp_path / "a.tar"], tmp_path / "out")
+    assert meta["documents"] == 1
+    assert sum(meta["skipped"].values()) == len(kinds)
+    assert meta["characters"] == "\n 1=x"
+
+
+@pytest.mark.parametrize("content, reason", [
+    (b"x = '\0'\n", None), (b"\tx\f\n\x1b[0m\n", None), (b"x" * 10**6, None),
+    ("x = 1  # \ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
+    ("# déjà vu".encode("latin-1"), "not UTF-8"),
+    ("x = 1".encode("utf-16"), "not UTF-8"), (b"\xef\xbb\xbf", "empty"),
+])
+def test_odd_texts_are_taken_or_counted(tmp_path, content, reason):
+    folder = write(tmp_path / "in", a_py=content, b_py="y = 2\n")
+    meta = prepare([folder], tmp_path / "out", unicode=True)
+    assert meta["skipped"] == ({reason: 1} if reason else {})
+    assert meta["documents"] == 2 - len(meta["skipped"])
+
+
+def test_a_loop_of_links_has_an_end(tmp_path):
+    folder = write(tmp_path / "in", a_py="x = 1\n")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "self.py").symlink_to(folder / "self.py")
+    (folder / "nowhere.py").symlink_to(folder / "missing.py")
+    assert prepare([folder], tmp_path / "out")["documents"] == 1
+
+
+def test_a_file_that_disappears_is_counted(tmp_path, monkeypatch):
+    folder = write(tmp_path / "in", a_py="x = 1\n", b_py="y = 2\n")
+    original = Path.open
+
+    def vanishing(path, mode="r", *args, **options):
+        if path.name == "a.py":
+            path.unlink()
+        return original(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", vanishing)
+    meta = prepare([folder], tmp_path / "out")
+    assert (meta["documents"], meta["skipped"]) == (1, {"cannot be read": 1})
+
+
+def test_a_source_may_hold_the_output(tmp_path):
+    folder = write(tmp_path / "in", a_py="x = 1\n")
+    first = prepare([folder], folder / "out")
+    assert first["skipped"] == {}
+    again = prepare([folder], folder / "out")
+    assert again["skipped"] == {"other suffix (--suffix takes it)": 2}
+    assert again["fingerprint"] == first["fingerprint"]
+
+
 def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
     meta = prepare([corpus], tmp_path / "out")
     with pytest.raises(MiniGPTError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import minigpt
 from minigpt import (FORMAT, MOMENTS, Checkpoint, Dataset, MiniGPT,
                      MiniGPTError, build_model, digest, load_checkpoint,
-                     make_configs, make_optimizer, pick_machine,
+                     make_configs, make_optimizer, peak_memory, pick_machine,
                      restore_moments, seal, training_step, write_atomically)
 
 CPU = pick_machine("cpu", "float32")
@@ -225,6 +226,15 @@ def rewrite(path: Path, change) -> None:
     save_file(tensors, path, {"minigpt": seal(metadata)})
 
 
+def fill(path: Path, name: str, value: float) -> None:
+    """Put a value into a tensor, with a seal and a digest that fit."""
+    def change(tensors, metadata):
+        tensors[name][0, 0] = value
+        metadata["tensors"][name] = digest(tensors[name])
+
+    rewrite(path, change)
+
+
 class Trap:
     def __reduce__(self):
         return pytest.fail, ("a pickle was opened",)
@@ -267,6 +277,18 @@ DAMAGE = {
         p, lambda _, meta: meta.update(characters=None)),
     "no list of tensors": lambda p: rewrite(
         p, lambda _, meta: meta.update(tensors=None)),
+    "a vocabulary of pieces": lambda p: rewrite(
+        p, lambda _, meta: meta.update(characters=[*meta["characters"]])),
+    "half a step": lambda p: rewrite(
+        p, lambda _, meta: meta.update(step=2.5)),
+    "a step before the first": lambda p: rewrite(
+        p, lambda _, meta: meta.update(step=-1)),
+    "a loss in words": lambda p: rewrite(
+        p, lambda _, meta: meta.update(best_loss="low")),
+    "weights that are no numbers": lambda p: fill(p, HEAD, math.nan),
+    "endless moments": lambda p: fill(p, "exp_avg.head.weight", math.inf),
+    "a model of absurd size": lambda p: rewrite(
+        p, lambda _, meta: meta["model"].update(d_model=2**40)),
     "nothing but a seal": lambda p: rewrite(p, lambda _, meta: meta.clear()),
     "a part left out": lambda p: rewrite(p, lambda _, meta: meta.pop("step")),
 }
@@ -283,7 +305,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(path, damage):
     ("missing", "train"), ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
     ("changed step", "sha256"), ("flipped bit, weights", "sha256 of model"),
     ("one tensor more", "other tensors"), ("one moment less", "other tensors"),
-    ("bad setting", "batch_size is 0"),
+    ("bad setting", "batch_size is 0"), ("half a step", "wrong type"),
+    ("weights that are no numbers", f"{HEAD} is not finite"),
+    ("a model of absurd size", "d_model is 1099511627776"),
 ])
 def test_a_refusal_says_why(path, damage, reason):
     DAMAGE[damage](path)
@@ -325,6 +349,32 @@ def test_tensors_that_do_not_fit_the_config_are_refused(saved, misfit):
     state.tensors = MISFITS[misfit](state.tensors)
     with pytest.raises(MiniGPTError, match=r"do not fit.*head\."):
         build_model(state)
+
+
+def test_moments_that_do_not_fit_are_refused(saved, tmp_path):
+    state = load_checkpoint(saved, moments=True)
+    del state.tensors["exp_avg_sq.head.weight"]
+    model = build_model(state)
+    with pytest.raises(MiniGPTError, match=r"do not fit.*exp_avg_sq.*head\."):
+        restore_moments(make_optimizer(model, state.train), model, state)
+
+
+def test_a_claimed_size_is_never_allocated(saved):
+    """2**36 weights: the tensors that are there are compared, not made."""
+    state = load_checkpoint(saved)
+    state.model = replace(state.model, d_model=2**14, n_layers=2**8, d_ff=0)
+    before = peak_memory(CPU)
+    with pytest.raises(MiniGPTError, match="do not fit"):
+        build_model(state)
+    assert before is None or peak_memory(CPU) - before < 2**28
+
+
+def test_each_shape_may_fit_and_the_heads_not(path):
+    """Half as many heads leave every shape as it is; the seal does not fit."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(rb'\"n_heads\":2', rb'\"n_heads\":1'))
+    with pytest.raises(MiniGPTError, match="sha256"):
+        load_checkpoint(path)
 
 
 def test_a_vocabulary_that_does_not_fit_the_model_is_refused(path):

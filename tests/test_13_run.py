@@ -1,6 +1,8 @@
 """Chapter 13: the folder of a run, its logs, stopping well and going on."""
 
 import json
+import math
+import os
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ SHAPE, CONFIG = make_configs(
     eval_windows=8, sample_interval=10, checkpoint_interval=8, device="cpu")
 SHORT = replace(SAMPLE, max_new_tokens=12)
 FILES = {"last.safetensors", "best.safetensors", "metrics.jsonl",
-         "samples.jsonl", "run.json"}
+         "samples.jsonl", "run.json", ".lock"}
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +180,14 @@ def test_the_record_is_there_from_the_start(data, tmp_path, after_step):
     assert json.loads(seen[0])["step"] == 0
 
 
+def test_a_loss_that_is_no_number_is_never_a_best(data, tmp_path, monkeypatch):
+    losses = iter([math.nan, 3.0, math.inf, math.nan, 2.0])
+    monkeypatch.setattr(minigpt, "evaluate", lambda *_: next(losses))
+    train(SHAPE, CONFIG, data, tmp_path)
+    assert load_checkpoint(tmp_path / "best.safetensors").best_loss == 2.0
+    assert load_checkpoint(tmp_path / "last.safetensors").best_loss == 2.0
+
+
 # --- samples ---------------------------------------------------------------
 
 
@@ -288,10 +298,10 @@ def test_a_second_signal_acts_at_once(data, tmp_path, after_step):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
-    after_step(3, twice)
+    after_step(11, twice)
     with pytest.raises(KeyboardInterrupt):
         train(SHAPE, CONFIG, data, tmp_path)
-    assert not (tmp_path / "last.safetensors").exists()
+    assert load_checkpoint(tmp_path / "last.safetensors", True).step == 8
 
 
 def test_signals_are_noted_only_while_it_matters():
@@ -313,6 +323,46 @@ def test_a_finished_run_has_nothing_left_to_do(whole, data, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.parametrize("step, good", [
+    (5, "was not written yet"), (12, "is .*last.safetensors")])
+def test_numbers_that_are_none_end_the_run_and_name_the_last_good(
+        whole, data, tmp_path, monkeypatch, after_step, step, good):
+    """A weight becomes NaN after a step; the next one must not be taken."""
+    loss = minigpt.cross_entropy
+    after_step(step, lambda: monkeypatch.setattr(
+        minigpt, "cross_entropy", lambda *args: loss(*args) * math.nan))
+    message = f"step {step + 1}: loss nan.*the last good checkpoint {good}"
+    with pytest.raises(MiniGPTError, match=message):
+        train(SHAPE, CONFIG, data, tmp_path)
+    monkeypatch.setattr(minigpt, "cross_entropy", loss)
+    train(SHAPE, CONFIG, data, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_cannot_train_in_one_folder(data, tmp_path, after_step):
+    """The second is refused, until the first has died by SIGKILL."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        after_step(10, lambda: (os.write(told, b"."), signal.pause()))
+        train(SHAPE, CONFIG, data, tmp_path)
+        os._exit(1)
+    try:
+        assert os.read(ready, 1) == b"."
+        before = contents(tmp_path)
+        for way in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(MiniGPTError, match="another process trains"):
+                train(SHAPE, CONFIG, data, tmp_path, **way)
+        assert contents(tmp_path) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    run, _ = train(SHAPE, CONFIG, data, tmp_path, resume=True)
+    assert run.state.step == 20
+
+
 # --- a run is not touched by accident --------------------------------------
 
 
@@ -330,12 +380,12 @@ def test_an_existing_run_is_refused(run_folder, data, whole):
     assert contents(run_folder) == contents(whole)
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("name", sorted(FILES - {".lock"}))
 def test_any_file_of_a_run_is_a_run(data, tmp_path, name):
     (tmp_path / name).write_text("dear to somebody")
     with pytest.raises(MiniGPTError, match="holds a run"):
         train(SHAPE, CONFIG, data, tmp_path)
-    assert contents(tmp_path) == {name: b"dear to somebody"}
+    assert contents(tmp_path) == {name: b"dear to somebody", ".lock": b""}
 
 
 def test_overwrite_starts_again(run_folder, data):

@@ -145,8 +145,16 @@ WRONG = [
     (f"{WRITE} --prompt-file {{home}}/latin1.txt", "decode"),
     (f"{WRITE} --device tpu", "'tpu'"),
     (f"{WRITE} --dtype float8", "'float8'"),
+    (f"{WRITE} --min-new-tokens -5", "min_new_tokens is -5"),
+    (f"{WRITE} --temperature hot", "--temperature.*'hot'"),
+    (f"{WRITE} --seed 1e3", "--seed.*'1e3'"),
+    (f"{WRITE} --stop", "--stop.*one argument"),
     # measuring
     ("evaluate --checkpoint nowhere", "nowhere is not a file"),
+    ("evaluate --checkpoint {home}/foreign/last.safetensors", "foreign"),
+    ("evaluate --dropout 0", "--dropout"),
+    ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/tiny",
+     "other characters|split has"),
     ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/empty",
      "empty .*prepare"),
     ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/greek",
@@ -165,6 +173,18 @@ def test_a_wrong_command_line_is_one_line_and_changes_nothing(
     assert re.fullmatch(r"minigpt: error: [^\n]+\n", err), err
     assert re.search(reason, err), err
     assert contents(home, data, cwd) == before
+    SEEN[words] = re.sub(r"[\w./-]*[\d/][\w./-]*|'[^']*'", "*", err)
+
+
+SEEN: dict[str, str] = {}  # what each line of WRONG was answered, in outline
+
+
+def test_wrong_command_lines_are_many_and_answered_in_many_ways():
+    assert len(WRONG) >= 60
+    for command in COMMANDS:
+        assert sum(words.startswith(command) for words, _ in WRONG) >= 5
+    if len(SEEN) == len(WRONG):  # not when some of them were left out
+        assert len({*SEEN.values()}) >= 30
 
 
 # --- flags from fields -----------------------------------------------------
@@ -471,6 +491,26 @@ def test_the_text_ends_before_the_stop_text(line, best, more):
                            max_new_tokens=40, min_new_tokens=40)
     assert line(*words, *more)[1] == "".join(
         "def " + sample.partition(stop)[0] for sample in samples)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_text_and_what_was_written_stays(
+        line, best, monkeypatch, count, number):
+    def signalled(next_logits, ids, config):
+        for i, step in enumerate(generate(next_logits, ids, config)):
+            if i == 20:
+                signal.raise_signal(number)
+            yield step
+
+    before = signal.getsignal(number)
+    words = ["generate", "--checkpoint", best, "--prompt", "def ",
+             "--num-samples", count, "--min-new-tokens", 500]
+    _, whole, _ = line(*words, "--max-new-tokens", 20)
+    monkeypatch.setattr(minigpt, "generate", signalled)
+    status, out, err = line(*words)
+    assert (status, out) == (128 + number, whole)
+    assert "Traceback" not in err and signal.getsignal(number) is before
 
 
 def test_several_samples_come_in_order_each_under_a_header(line, best):
