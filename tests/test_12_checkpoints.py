@@ -1,5 +1,7 @@
 """Chapter 12: files that are whole or not there, and runs that go on."""
 
+import copy
+import functools
 import hashlib
 import json
 import math
@@ -7,11 +9,14 @@ import os
 import pickle
 import re
 import shutil
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -390,3 +395,121 @@ def test_the_model_of_a_checkpoint_computes_what_was_saved(dataset, tmp_path):
     ids, _ = dataset.batch(0, 2, seed=0)
     loaded = build_model(load_checkpoint(tmp_path / "new"))
     assert torch.equal(loaded.eval()(ids), model.eval()(ids))
+
+
+# --- ten thousand files from somebody else ----------------------------------
+
+
+def opened(path: Path) -> tuple | None:
+    """All that a file holds, put to use; None if it was refused in one line."""
+    try:
+        state = load_checkpoint(path, moments=True)
+        model = build_model(state)
+        restore_moments(make_optimizer(model, state.train), model, state)
+    except MiniGPTError as error:
+        assert "\n" not in str(error).strip() and len(str(error)) < 2000
+        return None
+    form = asdict(replace(state, tokenizer=None, tensors={}))
+    tensors = {n: t.numpy().tobytes() for n, t in state.tensors.items()}
+    return form, state.tokenizer.characters, tensors
+
+
+PLACE = st.floats(0, 1, exclude_max=True)
+EDIT = st.one_of(
+    st.tuples(st.just("flip"), PLACE, st.integers(0, 7)),
+    st.tuples(st.just("put"), PLACE, st.binary(min_size=1, max_size=9)),
+    st.tuples(st.just("insert"), PLACE, st.binary(min_size=1, max_size=9)),
+    st.tuples(st.just("drop"), PLACE, st.integers(1, 99)),
+    st.tuples(st.just("repeat"), PLACE, st.integers(1, 99)),
+    st.tuples(st.just("cut"), PLACE, st.none()),
+    st.tuples(st.just("length"), st.just(0.0), st.integers(0, 2**64 - 1)),
+)
+
+
+def edited(content: bytes, edits: list, header: int) -> bytes:
+    """A file with some edits; every other one hits the header."""
+    for i, (kind, place, value) in enumerate(edits):
+        at = int(place * (len(content) if i % 2 else header))
+        if kind == "flip" and at < len(content):
+            byte = bytes([content[at] ^ 1 << value])
+            content = content[:at] + byte + content[at + 1:]
+        elif kind == "put":
+            content = content[:at] + value + content[at + len(value):]
+        elif kind == "insert":
+            content = content[:at] + value + content[at:]
+        elif kind == "drop":
+            content = content[:at] + content[at + value:]
+        elif kind == "repeat":
+            content = content[:at + value] + content[at:]
+        elif kind == "cut":
+            content = content[:at]
+        elif kind == "length":
+            content = value.to_bytes(8, "little") + content[8:]
+    return content
+
+
+@pytest.mark.slow
+def test_seven_thousand_edited_files_are_refused_or_what_they_were(
+        saved, tmp_path):
+    content, original = saved.read_bytes(), opened(saved)
+    header = 8 + int.from_bytes(content[:8], "little")
+    path, counts = tmp_path / "edited", Counter()
+
+    @settings(max_examples=7000, deadline=None, database=None,
+              suppress_health_check=[*HealthCheck])
+    @given(st.lists(EDIT, min_size=1, max_size=4))
+    def check(edits):
+        path.write_bytes(edited(content, edits, header))
+        found = opened(path)
+        assert found in (None, original)
+        counts[found is None] += 1
+
+    check()
+    assert counts.total() >= 7000 and counts[True] > 5000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=9), inner, max_size=3), max_leaves=6)
+
+
+def places(value, path=()):
+    """The paths to all values in a piece of JSON."""
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*path, key))
+
+
+@pytest.mark.slow
+def test_three_thousand_files_with_a_seal_that_fits_are_refused_or_of_use(
+        saved, tmp_path):
+    """Whoever can write a file can also seal it: then each value is doubted."""
+    with safe_open(saved, "pt") as file:
+        metadata = json.loads(file.metadata()["minigpt"])
+    paths, tensors = [*places(metadata)][1:], load_file(saved)
+    path, refused = tmp_path / "sealed", Counter()
+
+    @settings(max_examples=3000, deadline=None, database=None,
+              suppress_health_check=[*HealthCheck])
+    @given(st.sampled_from(paths), JSON, st.booleans())
+    def check(place, value, leave_out):
+        meta = copy.deepcopy(metadata)
+        *outer, last = place
+        inner = functools.reduce(lambda d, key: d[key], outer, meta)
+        inner.pop(last) if leave_out else inner.update({last: value})
+        text = seal(meta) if finite(meta) else json.dumps(meta)
+        save_file(tensors, path, {"minigpt": text})
+        refused[opened(path) is None] += 1
+
+    check()
+    assert refused.total() >= 3000 and refused[True] > 2000
+
+
+def finite(meta) -> bool:
+    """Whether a piece of JSON can be sealed."""
+    try:
+        return bool(seal(meta))
+    except (ValueError, TypeError):
+        return False
