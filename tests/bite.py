@@ -113,7 +113,7 @@ def survives(mutant: Mutant) -> bool:
             mutant.program.load("minigpt")
             tests = sorted((ROOT / "tests").glob(f"test_{mutant.chapter}_*.py"))
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
-                                *map(str, tests)])
+                                "-m", "not slow", *map(str, tests)])
         os._exit(0 if code == 0 else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

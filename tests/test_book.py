@@ -1,11 +1,14 @@
 """The book as a whole: its pages, its module, its recorded runs."""
 
+import ast
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,30 @@ def test_each_chapter_has_a_naive_cell_and_a_proof(page):
     assert "## What you have now" in page.read_text("utf-8")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_is_at_most_80_columns_wide_and_cells_are_short(page):
+    for cell in tangle.cells(page):
+        lines = cell.source.splitlines()
+        assert max(map(len, lines)) <= 80, lines
+        if "tangle" in cell.tags and "import argparse" not in lines:
+            assert len(lines) <= 40, f"{len(lines)} lines from {lines[0]!r}"
+
+
+def test_the_program_stays_short():
+    """Lines of code: without docstrings, comments and blank lines."""
+    source = (ROOT / "minigpt.py").read_text("utf-8")
+    lines = {token.start[0] for token in tokenize.generate_tokens(
+        io.StringIO(source).readline) if token.type not in LAYOUT}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines -= {*range(node.lineno, node.end_lineno + 1)}
+    assert len(lines) <= 1000
+
+
+LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
+          tokenize.DEDENT, tokenize.ENDMARKER}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
 def test_the_program_up_to_a_chapter_passes_its_tests(page, tmp_path):
@@ -51,7 +78,8 @@ def test_the_program_up_to_a_chapter_passes_its_tests(page, tmp_path):
     code = (
         "import sys, pytest, minigpt; "
         f"assert minigpt.__file__.startswith({str(tmp_path)!r}); "
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-m', 'not slow',"
+        " *sys.argv[1:]]))"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
