@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite book module clean
+.PHONY: all train generate test test-all bite answers book pages module clean
 
 all: train generate
 
@@ -23,6 +23,12 @@ test-all: .venv/test           ## all tests
 bite: .venv/test               ## do the tests notice when code is broken?
 	$(BIN)/python tests/bite.py
 
+answers: .venv/test            ## do the tests of the exercises tell solved from unsolved?
+	$(BIN)/python tests/answers.py
+
+pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py
+
 book: .venv/book               ## the HTML book, in _build/html
 	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going
 
@@ -37,6 +43,6 @@ clean:                         ## remove what can be made again
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/test .venv/book: .venv/%: .venv/base
+.venv/test .venv/book .venv/browser: .venv/%: .venv/base
 	$(INSTALL) -e ".[$*]"
 	@touch $@

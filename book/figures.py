@@ -5,10 +5,12 @@ can be read on a light page and on a dark one.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgba
 
 BLUE, ORANGE, GREEN, GREY = "#4a90d9", "#e08a2e", "#4aa564", "#8a8a8a"
 plt.rcParams.update({
@@ -42,11 +44,11 @@ def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
               color=ORANGE, marker="o", markersize=4, label="validation")
     for name, level in marks.items():
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(name, (1, level), (0, 3), color=GREY, fontsize=8,
+        axes.annotate(name, (1, level), (0, 3), color=GREY, fontsize=9,
                       xycoords=("axes fraction", "data"), ha="right",
                       textcoords="offset points")
     axes.set(xlabel="step", ylabel="loss (nats per character)", ylim=(0.9, None))
-    axes.legend(loc="upper center")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.9))
     plt.show()
 
 
@@ -54,7 +56,477 @@ def shares(steps: Sequence[int], **lines: Sequence[float]) -> None:
     """Several shares between 0 and 1 over steps, each named at its end."""
     figure, axes = plt.subplots()
     for (name, line), color in zip(lines.items(), (BLUE, GREEN, ORANGE)):
-        axes.plot(steps, line, color=color, marker="o", markersize=4, label=name)
+        axes.plot(steps, line, color=color, marker="o", markersize=4)
+        axes.annotate(name, (steps[-1], line[-1]), (8, 0), va="center",
+                      color=color, textcoords="offset points")
     axes.set(xlabel="step", ylabel="share of samples", ylim=(-0.03, 1.03))
+    plt.show()
+
+
+# The cover
+
+def surprise(text: str, nats: Sequence[float]) -> None:
+    """A text over bars: the longer its bar, the less a character was expected."""
+    lines, column, row = text.count("\n") + 1, 0, 0
+    figure, axes = plt.subplots(figsize=(7, 0.42 * lines))
+    for character, loss in zip(text, nats):
+        axes.text(column + 0.5, row + 0.25, character.strip(), ha="center",
+                  va="center", family="monospace", fontsize=11)
+        if character != "\n":
+            axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5,
+                     color=ORANGE)
+        column, row = (0, row + 1) if character == "\n" else (column + 1, row)
+    axes.set(xlim=(0, 60), ylim=(lines, 0))
+    axes.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    plt.show()
+
+
+# Chapter 13: The training run
+
+
+def sittings(first: Sequence[float], whole: Sequence[float],
+             alone: Sequence[float]) -> None:
+    """A killed run: losses of its first sitting, of all steps, of a rival.
+
+    The rival and the second sitting begin at the same checkpoint.
+    """
+    steps = range(1, len(whole) + 1)
+    saved = len(whole) - len(alone)
+    figure, (bars, axes) = plt.subplots(
+        2, sharex=True, figsize=(7, 4.2), height_ratios=[1, 3.2])
+    for y, begin, end, color, name in (
+            (1, 0, len(first), BLUE, "first sitting"),
+            (0, saved, len(whole), GREEN, "second")):
+        bars.barh(y, end - begin, left=begin + 0.5, color=color, height=0.7,
+                  alpha=0.5)
+        bars.text(begin + 1, y, name, va="center")
+    bars.plot(len(first) + 0.5, 1, "X", color=ORANGE, markersize=11)
+    bars.text(len(first) + 1.2, 1, "killed", va="center")
+    bars.axvline(saved + 0.5, color=GREY, linestyle=":")
+    axes.axvline(saved + 0.5, color=GREY, linestyle=":")
+    axes.annotate("checkpoint", (saved + 0.5, 1), (-4, -4), ha="right",
+                  va="top", xycoords=("data", "axes fraction"),
+                  textcoords="offset points")
+    axes.plot(steps[:len(first)], first, "o", color=BLUE, markersize=8,
+              markerfacecolor="none", label="first sitting")
+    axes.plot(steps[saved:], whole[saved:], ".-", color=GREEN, linewidth=1,
+              label="second sitting")
+    axes.plot(steps[saved:], alone, "--", color=ORANGE,
+              label="from the weights alone")
+    bars.set(yticks=[], ylim=(-0.6, 1.6))
+    bars.spines[["left", "bottom"]].set_visible(False)
+    bars.tick_params(bottom=False)
+    axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.legend()
+    plt.show()
+
+
+# Chapter 1: A program you can read
+
+
+def visible(character: str) -> str:
+    """A character, or a sign for one that leaves no ink."""
+    return {" ": "␣", "\n": "↵"}.get(character, character)
+
+
+def guesses(counts: dict[str, Counter]) -> None:
+    """The likeliest next characters after each of several contexts."""
+    figure, panels = plt.subplots(1, len(counts), sharey=True, figsize=(7, 2.9))
+    for axes, (context, following) in zip(panels, counts.items()):
+        top = following.most_common(5)
+        share = [count / following.total() for _, count in top]
+        places = range(len(top))
+        axes.bar(places, share, color=BLUE, width=0.7)
+        axes.set(title=f"after {context!r}", ylim=(0, 1.05), xlim=(-0.6, 4.6))
+        axes.set_xticks(places, [visible(c) for c, _ in top], fontsize=13)
+    panels[0].set(ylabel="probability")
+    panels[1].set(xlabel="next character")
+    figure.tight_layout()
+    plt.show()
+
+
+def unseen(lengths: Sequence[int], shares: dict[int, Sequence[float]],
+           whole: tuple[int, float]) -> None:
+    """Share of unseen contexts by length, a curve per amount of text."""
+    figure, axes = plt.subplots()
+    for (n, line), color in zip(shares.items(), (ORANGE, GREEN, BLUE)):
+        axes.plot(lengths, line, color=color, marker="o", markersize=5,
+                  label=f"{n:,} characters")
+    axes.plot(*whole, "D", color=GREY, markersize=8, label="all of it")
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, lengths)
+    axes.set(xlabel="length of the context (characters)", ylim=(-0.03, 1.03),
+             ylabel="share never seen before")
+    axes.legend(loc="lower right")
+    plt.show()
+
+
+# Chapter 9: Choosing the next character
+
+def knobs(decode: Callable, learned: Sequence[float],
+          ways: dict[str, dict[int, float]], count: int = 14) -> None:
+    """The likeliest tokens before (grey), and after each way of choosing."""
+    order = sorted(range(len(learned)), key=lambda i: -learned[i])[:count]
+    names = [decode([i]).replace(" ", "␣").replace("\n", "↵") for i in order]
+    figure, panels = plt.subplots(1, len(ways), sharey=True)
+    for axes, (name, kept) in zip(panels, ways.items()):
+        axes.bar(range(count), [learned[i] for i in order], color=GREY,
+                 alpha=0.55)
+        axes.bar(range(count), [kept.get(i, 0) for i in order], width=0.4,
+                 color=BLUE)
+        axes.set_xticks(range(count), names, fontsize=9, family="monospace")
+        axes.set_title(name, fontsize=10, color=GREY)
+        axes.tick_params(axis="x", length=0)
+    panels[0].set_ylabel("probability")
+    figure.tight_layout()
+    plt.show()
+
+
+# Chapter 2: Text into numbers
+
+
+def strip(text: str, ids: Sequence[int]) -> None:
+    """The lines of a text as boxes, with each character above its id."""
+    rows, start = [], 0
+    for line in text.splitlines(keepends=True):
+        rows.append((line, ids[start:start + len(line)]))
+        start += len(line)
+    width = max(len(line) for line, _ in rows)
+    figure, axes = plt.subplots(figsize=(7, 1.35 * len(rows)))
+    for y, (line, numbers) in enumerate(rows):
+        for x, (character, number) in enumerate(zip(line, numbers)):
+            color = (GREY if character.isspace() else
+                     BLUE if character.isalnum() else ORANGE)
+            axes.add_patch(plt.Rectangle((x + 0.05, y + 0.05), 0.9, 0.9,
+                                         edgecolor=color, facecolor="none",
+                                         linewidth=1.5))
+            axes.text(x + 0.5, y + 0.36, visible(character), fontsize=17,
+                      color=color, ha="center", va="center", family="monospace")
+            axes.text(x + 0.5, y + 0.77, str(number), fontsize=11, ha="center",
+                      va="center")
+    axes.set(xlim=(0, width), ylim=(len(rows), 0))
+    axes.axis("off")
+    plt.show()
+
+
+# Chapter 14: Watching it learn
+
+
+def lines_along(samples: Sequence[dict], losses: dict[int, float],
+                width: int = 34) -> None:
+    """The loss down the page; beside every second point a line of text."""
+    figure, axes = plt.subplots(figsize=(7, 4.4))
+    steps = [sample["step"] for sample in samples]
+    axes.plot([losses[step] for step in steps], steps, ".-", color=ORANGE)
+    for sample, step in [*zip(samples, steps)][::2]:
+        line = sample["texts"][0].split("\n")[0][:width]
+        axes.plot([losses[step], 2.55], [step] * 2, color=GREY, linewidth=0.6,
+                  linestyle=":")
+        axes.text(2.6, step, line, family="monospace", va="center", size=11)
+    axes.set(xlim=(1, 6), ylim=(steps[-1] + 150, 150), ylabel="step",
+             xticks=[1, 1.5, 2, 2.5], xlabel="loss (nats)")
+    axes.xaxis.set_label_coords(0.15, -0.1)
+    axes.spines["bottom"].set_bounds(1, 2.5)
+    plt.show()
+
+
+def places(losses: Sequence[float], pairs: float) -> None:
+    """The loss at each place of a window, and that of counted pairs."""
+    figure, axes = plt.subplots()
+    axes.semilogx(range(1, len(losses) + 1), losses, ".-", color=BLUE)
+    axes.axhline(pairs, color=GREY, linewidth=0.8, linestyle=":")
+    axes.annotate("knows pairs", (1, pairs), (0, 3), ha="right",
+                  xycoords=("axes fraction", "data"),
+                  textcoords="offset points")
+    ticks = [1, 2, 4, 8, 16, 32, 64, 128]
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+    axes.set(xlabel="characters that it sees",
+             ylabel="loss (nats per character)")
+    plt.show()
+
+
+# Chapters 5 and 6: Attention, Many heads
+
+def shade(x: float, largest: float) -> tuple[float, float, float, float]:
+    """Blue for more than 0, orange for less, grey for minus infinity."""
+    if x == float("-inf"):
+        return to_rgba(GREY, 0.3)
+    return to_rgba(BLUE if x > 0 else ORANGE, min(abs(x) / largest, 1))
+
+
+def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
+    """Maps (T, T) over one text: queries down, keys across.
+
+    Colours are relative to the largest number of the map, or of the row where
+    no number is negative. Up to three maps stand side by side, else in twos.
+    """
+    columns = len(panels) if len(panels) < 4 else 2
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, squeeze=False,
+                                figsize=(7, rows * (7 / columns + 0.3)))
+    names = text.replace(" ", "␣").replace("\n", "↵")
+    for axes, (name, values) in zip(grid.flat, panels.items()):
+        finite = [[abs(x) for x in v if x != float("-inf")] for v in values]
+        shares = all(x >= 0 for v in values for x in v)
+        tops = [max(v if shares else sum(finite, [])) for v in finite]
+        axes.imshow([[shade(x, top) for x in v] for v, top in zip(values, tops)])
+        axes.set_xticks(range(len(names)), names, family="monospace")
+        axes.set_yticks(range(len(names)), names, family="monospace")
+        axes.tick_params(length=0, labelsize=9)
+        axes.set_title(name, fontsize=11, color=GREY)
+    for axes in grid[-1]:
+        axes.set_xlabel("key")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("query")
+    figure.tight_layout()
+    plt.show()
+
+
+# Chapter 3: Data
+
+
+def draws(times: dict[str, Sequence[float]]) -> None:
+    """Share of windows that are read 0, 1, 2, ... times, by how they are drawn."""
+    figure, axes = plt.subplots()
+    for i, ((name, share), color) in enumerate(zip(times.items(),
+                                                   (ORANGE, BLUE))):
+        bars = axes.bar([k + 0.4 * i - 0.2 for k in range(len(share))], share,
+                        width=0.38, color=color, label=name)
+        axes.bar_label(bars, [f"{s:.0%}" if s > 0.005 else "" for s in share],
+                       fontsize=9)
+    axes.set(xlabel="times that a window is read", ylabel="share of the windows",
+             xlim=(-0.6, 5.6), ylim=(0, 1.08))
+    axes.legend()
+    plt.show()
+
+
+def batch(inputs: Sequence[str], targets: Sequence[str]) -> None:
+    """The characters of a batch, each above its target."""
+    B, T = len(inputs), len(inputs[0])
+    figure, axes = plt.subplots(figsize=(7, 0.95 * B))
+    for y, rows in enumerate(zip(inputs, targets)):
+        for row, text, color in zip((0, 1), rows, (BLUE, ORANGE)):
+            for x, character in enumerate(text):
+                axes.text(x + 0.5, 2.6 * y + row + 0.5, visible(character),
+                          color=color, fontsize=14, family="monospace",
+                          ha="center", va="center")
+        for x in range(T):
+            axes.add_patch(plt.Rectangle((x + 0.04, 2.6 * y), 0.92, 2,
+                                         edgecolor=GREY, facecolor="none",
+                                         linewidth=0.7))
+    axes.set(xlim=(-0.05, T + 0.05), ylim=(2.6 * B - 0.5, -0.1))
+    axes.axis("off")
+    plt.show()
+
+
+# Chapter 10: The machine
+
+def gaps(types: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    """Per type, the distance from numbers to the next, as shares of them."""
+    figure, axes = plt.subplots()
+    for (name, (numbers, distances)), color in zip(
+            types.items(), (BLUE, ORANGE, GREEN)):
+        axes.loglog(numbers, distances, color=color)
+        axes.annotate(name, (numbers[-1], distances[-1]), (0, 5), color=color,
+                      textcoords="offset points", ha="right")
+    axes.set(xlabel="number", ylabel="gap / number")
+    plt.show()
+
+
+# Chapter 15: The KV cache
+
+
+def cache_rows(calls: Sequence[tuple[int, int]], prompt: int) -> None:
+    """A row per call: what was kept and what is read, (kept, read) cells.
+
+    The text has `prompt` characters at the first call, and one more at each.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.8))
+    for row, (kept, read) in enumerate(calls):
+        start = prompt + row - kept - read
+        for x in range(start, prompt + row):
+            color = GREEN if x < start + kept else ORANGE
+            axes.barh(row, 0.86, left=x + 0.57, height=0.8, color=color,
+                      alpha=0.55 if color == GREEN else 1)
+    axes.bar(0, 0, color=GREEN, alpha=0.55, label="kept: keys and values")
+    axes.bar(0, 0, color=ORANGE, label="read")
+    axes.set(xlabel="character of the text", ylabel="call",
+             yticks=range(0, len(calls), 2),
+             yticklabels=range(1, len(calls) + 1, 2),
+             xlim=(0.3, prompt + len(calls)), ylim=(len(calls) - 0.4, -0.6))
+    axes.legend(loc="upper right")
+    plt.show()
+
+
+def pace(without: Sequence[float], with_cache: Sequence[float]) -> None:
+    """Milliseconds for each character, without and with the cache."""
+    figure, axes = plt.subplots()
+    n = range(1, len(without) + 1)
+    axes.plot(n, without, color=ORANGE, linewidth=1, label="without the cache")
+    axes.plot(n, with_cache, color=BLUE, linewidth=1, label="with the cache")
+    top = 1.3 * sorted([*without, *with_cache])[int(1.98 * len(without))]
+    axes.set(xlabel="characters in the text", ylim=(0, top),
+             ylabel="time for the next (ms)")
+    axes.legend(loc="upper left")
+    plt.show()
+
+
+# Chapter 4: Embeddings
+
+
+def alike(names: str, cosines: Sequence[Sequence[float]]) -> None:
+    """A map of cosines between tokens, by their characters."""
+    figure, axes = plt.subplots(figsize=(5.2, 5.2))
+    axes.imshow([[shade(x, 0.5) for x in row] for row in cosines])
+    axes.set_xticks(range(len(names)), names, family="monospace")
+    axes.set_yticks(range(len(names)), names, family="monospace")
+    axes.tick_params(length=0, labelsize=12, labeltop=True)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    plt.show()
+
+
+def distances(cosines: Sequence[Sequence[float]],
+              by_distance: Sequence[float]) -> None:
+    """A map of cosines between positions, and their mean by distance."""
+    figure, (panel, axes) = plt.subplots(1, 2, figsize=(7, 3.4))
+    panel.imshow([[shade(x, 0.6) for x in row] for row in cosines])
+    panel.set(xlabel="position", ylabel="position")
+    places = range(1, len(by_distance) + 1)
+    axes.plot(places, by_distance, color=BLUE, marker="o", markersize=4)
+    axes.plot(places[3::4], by_distance[3::4], "o", color=ORANGE, markersize=8)
+    axes.set(xlabel="distance (characters)", ylabel="mean cosine",
+             ylim=(min(0, *by_distance), None))
+    axes.set_xticks(places[3::4])
+    figure.tight_layout()
+    plt.show()
+
+
+# Chapter 11: Learning
+
+def schedules(walks: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    """The rate of each step, and how far from the floor it has led."""
+    figure, (left, right) = plt.subplots(1, 2)
+    for (name, (rates, distances)), color in zip(walks.items(), (ORANGE, BLUE)):
+        left.plot(rates, color=color)
+        right.semilogy(distances, color=color, label=name)
+    left.set(xlabel="step", ylabel="rate", ylim=(0, None))
+    right.set(xlabel="step", ylabel="distance from the floor")
+    right.legend()
+    figure.tight_layout()
+    plt.show()
+
+
+def loss_by_rate(losses: dict[float, float], blind: float) -> None:
+    """The loss reached with each learning rate, and that of a blind guess."""
+    figure, axes = plt.subplots()
+    axes.semilogx(losses.keys(), losses.values(), color=BLUE, marker="o",
+                  markersize=5)
+    axes.axhline(blind, color=GREY, linewidth=0.8, linestyle=":")
+    axes.annotate("blind", (1, blind), (0, -12), ha="right",
+                  xycoords=("axes fraction", "data"),
+                  textcoords="offset points")
+    axes.set(xlabel="learning rate", ylabel="loss (nats per character)")
+    plt.show()
+
+
+# Chapter 16: The program
+
+
+def who_decides(names: Sequence[str], result: dict, **columns: dict) -> None:
+    """A table of settings; in each row, the last value given is the result."""
+    figure, axes = plt.subplots(figsize=(7, 3.4))
+    axes.set(xlim=(-1.35, len(columns) - 0.4), ylim=(len(names) - 0.3, -1.7))
+    axes.axis("off")
+    axes.hlines(-0.6, -1.3, len(columns) - 0.5, color=GREY, linewidth=0.8)
+    for x, title in enumerate(columns):
+        axes.text(x, -1.1, title, ha="center", va="center", size=12)
+    for y, name in enumerate(names):
+        axes.text(-1.3, y, name, va="center", family="monospace", size=12)
+        given = [x for x, column in enumerate(columns.values()) if name in column]
+        for x, column in enumerate(columns.values()):
+            if name in column:
+                wins = x == given[-1]
+                assert not wins or column[name] == result[name]
+                axes.text(x, y, column[name], ha="center", va="center", size=12,
+                          color=ORANGE if wins else GREY,
+                          weight="bold" if wins else "normal")
+    plt.show()
+
+
+# Chapter 7: The block
+
+def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
+    """Something that each layer has, from the lowest on, on a log axis."""
+    figure, axes = plt.subplots()
+    for (name, line), color, marker in zip(lines.items(), (BLUE, ORANGE), "os"):
+        axes.semilogy(range(1, len(line) + 1), line, color=color, marker=marker,
+                      markersize=4, label=name)
+    axes.set_xticks(range(1, len(line) + 1, 3))
+    axes.set(xlabel="layer", ylabel=ylabel)
+    axes.legend()
+    plt.show()
+
+
+# Chapter 12: Checkpoints
+
+def contents(files: dict[str, dict[str, int]], names: dict[str, str]) -> None:
+    """Files as bars, to scale, of the parts that they are made of, by name."""
+    figure, axes = plt.subplots(figsize=(7, 2.2))
+    for row, sizes in enumerate(files.values()):
+        left = 0.0
+        for (part, name), color in zip(names.items(), (GREY, BLUE, ORANGE, GREEN)):
+            width = sizes.get(part, 0) / 1000
+            axes.barh(row, width, left=left, height=0.5, color=color)
+            if width:
+                axes.text(left + width / 2, row + 0.42, name, ha="center",
+                          va="center")
+            left += width
+    axes.set_yticks(range(len(files)), files)
+    axes.set(xlabel="kilobytes", ylim=(len(files) - 0.3, -0.35))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.tight_layout()
+    plt.show()
+
+
+# Chapter 8: MiniGPT
+
+def parts(bars: dict[str, dict[str, float]]) -> None:
+    """What each part's share of a whole is: a bar for each whole."""
+    colors = [GREY, BLUE, to_rgba(BLUE, 0.45), ORANGE, GREEN]
+    figure, axes = plt.subplots()
+    for row, counts in enumerate(bars.values()):
+        left, whole = 0.0, sum(counts.values()) / 100
+        for (name, count), color in zip(counts.items(), colors):
+            axes.barh(row, count / whole, 0.6, left, color=color,
+                      label=name if row == 0 else None)
+            left += count / whole
+    axes.set_yticks(range(len(bars)), bars)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel="share (percent)", xlim=(0, 100))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=5,
+                columnspacing=1, handlelength=1, handletextpad=0.4)
+    figure.tight_layout()
+    plt.show()
+
+
+def loss_at_start(measured: dict[float, float], least: float,
+                  rule: dict[float, float]) -> None:
+    """Losses by the size of the logits, the least there is, and a rule."""
+    figure, axes = plt.subplots()
+    axes.axhline(least, color=GREY, linewidth=0.8)
+    axes.annotate("ln V", (1, least), (0, -14), ha="right",
+                  xycoords=("axes fraction", "data"), textcoords="offset points")
+    axes.plot(*zip(*rule.items()), ":", color=ORANGE, label="ln V + s²/2")
+    axes.plot(*zip(*measured.items()), "o", color=BLUE, label="measured")
+    axes.set_xscale("log")
+    axes.set_xticks([0.1, 0.3, 1, 3, 7], ["0.1", "0.3", "1", "3", "7"])
+    axes.minorticks_off()
+    axes.set(xlabel="standard deviation s of the logits", ylim=(0, None),
+             ylabel="loss (nats per character)")
+    axes.legend(loc="upper left")
     plt.show()

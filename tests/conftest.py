@@ -32,3 +32,19 @@ def data(corpus, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data")
     minigpt.prepare([corpus], out)
     return out
+
+
+@pytest.fixture
+def after_step(monkeypatch):
+    """(step, do): call do() once, right after this training step."""
+    def install(step, do):
+        original, pending = minigpt.one_step, [do]
+
+        def one_step(run, *rest):
+            original(run, *rest)
+            if run.state.step == step and pending:
+                pending.pop()()
+
+        monkeypatch.setattr(minigpt, "one_step", one_step)
+
+    return install

@@ -37,24 +37,6 @@ def quick(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def after_step(monkeypatch):
-    """(step, do): call do() once, right after this step."""
-    original = minigpt.one_step
-
-    def install(step, do):
-        pending = [do]
-
-        def one_step(run, *rest):
-            original(run, *rest)
-            if run.state.step == step and pending:
-                pending.pop()()
-
-        monkeypatch.setattr(minigpt, "one_step", one_step)
-
-    return install
-
-
 def records(log: Path) -> list[dict]:
     return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
 

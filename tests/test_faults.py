@@ -130,22 +130,6 @@ def test_fifty_kills_lose_nothing(data, tmp_path, monkeypatch):
 # --- disks and folders -----------------------------------------------------
 
 
-@pytest.fixture
-def after_step(monkeypatch):
-    """(step, do): call do() once, right after this step."""
-    def install(step, do):
-        original, pending = minigpt.one_step, [do]
-
-        def one_step(run, *rest):
-            original(run, *rest)
-            if run.state.step == step and pending:
-                pending.pop()()
-
-        monkeypatch.setattr(minigpt, "one_step", one_step)
-
-    return install
-
-
 def complaint(capsys) -> str:
     """The one line on stderr."""
     err = capsys.readouterr().err

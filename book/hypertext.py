@@ -1,0 +1,255 @@
+"""A Sphinx extension that turns the book and its program into one hypertext.
+
+Each tangled cell says which lines of `minigpt.py` it becomes, and links there; the
+directive `whole-program` shows the program, each part linked back to its cell;
+`every-name` lists the definitions; names in highlighted code link to where the
+book defines them, and those of PyTorch to its documentation.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import tangle
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+PROGRAM_PAGE = "book/A2_program"
+TORCH_DOCS = "https://docs.pytorch.org/docs/2.8/"  # a version, whose pages stay
+TORCH_NAMES = Path(__file__).with_name("torch_names.txt")
+TORCH_ALIASES = {"F": "torch.nn.functional", "nn": "torch.nn", "torch": "torch"}
+BLOCK = re.compile(r'<div class="highlight">.*?</pre></div>', re.DOTALL)
+TOKENS = re.compile(
+    r'<span class="n[a-z]*">\w+</span>'
+    r'(?:<span class="o">\.</span><span class="n[a-z]*">\w+</span>)*')
+TAG = re.compile(r"<[^>]+>")
+
+
+class Book:
+    """The program, its parts in order, and where each name is defined."""
+
+    def __init__(self):
+        self.program = tangle.tangle(tangle.pages())
+        self.parts = list(self.read_parts())
+        self.home = {name: (page, anchor, line, kind)
+                     for page, anchor, first, cell in self.parts
+                     for name, line, kind in defined(cell, first)}
+        self.titles = {page: tangle.title(page)[0] for page in tangle.pages()}
+
+    def read_parts(self) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
+        """Yield (page, anchor, first line in the module, cell) per cell."""
+        # Blank lines before a cell have its origin, too: the last line counts.
+        line_of = {o: n for n, o in enumerate(self.program.origins, 1)}
+        counts: dict[Path, int] = {}
+        for cell in self.program.cells:
+            counts[cell.chapter] = counts.get(cell.chapter, 0) + 1
+            first = line_of[cell.chapter, cell.line]
+            yield cell.chapter, f"part-{counts[cell.chapter]}", first, cell
+
+
+def defined(cell: tangle.Cell, first: int) -> Iterator[tuple[str, int, str]]:
+    """Yield (name, line in the module, kind) for each definition of a cell."""
+    kinds = {ast.ClassDef: "class", ast.FunctionDef: "function"}
+    for node in ast.parse(cell.source).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        for name, _ in tangle.bindings(node):
+            yield name, first + node.lineno - 1, kinds.get(type(node), "value")
+
+
+def page_name(page: Path) -> str:
+    """The name by which Sphinx knows a page."""
+    return f"{page.parent.name}/{page.stem}"
+
+
+def last_line(first: int, cell: tangle.Cell) -> int:
+    """The module's line in which a cell ends."""
+    return first + cell.source.count("\n")
+
+
+# --- what stands on the pages ----------------------------------------------
+
+
+def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Say above each tangled cell which lines of the program it becomes."""
+    parts = [part for part in app.book.parts if page_name(part[0]) == docname]
+    found = [node for node in doctree.findall(nodes.container)
+             if "tag_tangle" in node["classes"]]
+    assert len(found) == len(parts), f"{docname}: {len(found)} cells tangled"
+    for node, (_, anchor, first, cell) in zip(found, parts):
+        names = [f"def-{name}" for name, *_ in defined(cell, first)]
+        node["ids"] += [anchor, *names]
+        there = app.builder.get_relative_uri(docname, PROGRAM_PAGE)
+        last = last_line(first, cell)
+        link = nodes.reference(
+            "", f"lines {first} to {last} of minigpt.py", internal=True,
+            refuri=f"{there}#line-{first}")
+        label = nodes.paragraph("", "becomes ", link, classes=["becomes"])
+        node.insert(0, label)
+
+
+def tell_time(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Say under the title how long a chapter takes, at 200 words a minute.
+
+    A line of code counts as ten words; outputs do not count.
+    """
+    if tangle.CHAPTER.fullmatch(Path(docname).name) is None:
+        return
+    words = sum(10 * block.astext().count("\n") + 10
+                for block in doctree.findall(nodes.literal_block)
+                if "cell_input" in block.parent["classes"])
+    words += sum(len(paragraph.astext().split())
+                 for paragraph in doctree.findall(nodes.paragraph))
+    title = next(doctree.findall(nodes.title))
+    text = f"{max(5, round(words / 1000) * 5)} minutes to read"
+    title.parent.insert(1, nodes.paragraph("", text, classes=["minutes"]))
+
+
+class ProgramDirective(SphinxDirective):
+    """The whole program, a section per chapter and a block per cell."""
+
+    def run(self) -> list[nodes.Node]:
+        book, sections = self.env.app.book, []
+        self.env.note_dependency(str(tangle.TOC.with_name("minigpt.py")))
+        for page, anchor, first, cell in book.parts:
+            number, title = int(page.stem[:2]), book.titles[page]
+            if not sections or sections[-1]["page"] != page_name(page):
+                sections.append(nodes.section(
+                    "", nodes.title("", f"{number}. {title}"),
+                    ids=[f"chapter-{number}"], page=page_name(page)))
+            last = last_line(first, cell)
+            link = nodes.reference(
+                "", f"lines {first} to {last}, explained in chapter {number}",
+                internal=True, page=page_name(page), anchor=anchor)
+            code = nodes.literal_block(
+                cell.source, cell.source, language="python", linenos=True,
+                highlight_args={"linenostart": first})
+            sections[-1] += nodes.container(
+                "", nodes.paragraph("", "", link, classes=["becomes"]), code,
+                classes=["part"], ids=[f"line-{first}"])
+        return sections
+
+
+class NamesDirective(SphinxDirective):
+    """Every definition of the program, with its kind and its chapter."""
+
+    def run(self) -> list[nodes.Node]:
+        book, items = self.env.app.book, nodes.bullet_list(classes=["names"])
+        for name in sorted(book.home, key=str.lower):
+            page, anchor, line, kind = book.home[name]
+            link = nodes.reference("", "", nodes.literal("", name), internal=True,
+                                   page=page_name(page), anchor=f"def-{name}")
+            number = int(page.stem[:2])
+            text = nodes.Text(f" {kind}, chapter {number}, line {line}")
+            items += nodes.list_item("", nodes.paragraph("", "", link, text))
+        return [items]
+
+
+def resolve_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give the links of the two directives their addresses."""
+    for link in doctree.findall(nodes.reference):
+        if "anchor" in link:
+            there = app.builder.get_relative_uri(docname, link["page"])
+            link["refuri"] = f"{there}#{link['anchor']}"
+
+
+# --- names in code ---------------------------------------------------------
+
+
+def torch_names() -> dict[str, str]:
+    """The table of PyTorch's names that the book uses: name -> page."""
+    lines = TORCH_NAMES.read_text("utf-8").splitlines()
+    return dict(line.split() for line in lines if line and line[0] != "#")
+
+
+def own_names(page: Path) -> set[str]:
+    """What the untangled cells of a page bind: not the program's names there."""
+    names = set()
+    for cell in tangle.cells(page):
+        if "tangle" not in cell.tags:
+            for node in ast.walk(ast.parse(cell.source)):
+                if not isinstance(node, (ast.Import, ast.ImportFrom, ast.alias)):
+                    names |= {name for name, _ in tangle.bindings(node)}
+                if isinstance(node, ast.arg):
+                    names.add(node.arg)
+    return names
+
+
+def link_names(app: Sphinx, pagename: str, template: str, context: dict,
+               doctree) -> None:
+    """Link the names in a page's highlighted code."""
+    body = context.get("body")
+    if not body or app.builder.format != "html":
+        return
+    page = tangle.TOC.parent / f"{pagename}.md"
+    local = own_names(page) if page.exists() else set()
+
+    def address(words: list[str]) -> str | None:
+        """Where a dotted name is explained."""
+        if words[0] in TORCH_ALIASES:
+            full = ".".join([TORCH_ALIASES[words[0]], *words[1:]])
+            there = app.torch_names.get(full)
+            return there and TORCH_DOCS + there
+        if words[0] in app.book.home and words[0] not in local:
+            target = page_name(app.book.home[words[0]][0])
+            there = app.builder.get_relative_uri(pagename, target)
+            return f"{there}#def-{words[0]}"
+        return None
+
+    def link(match: re.Match[str]) -> str:
+        words = TAG.sub("", match[0]).split(".")
+        there = address(words)
+        if there is None:
+            return match[0]
+        if words[0] not in TORCH_ALIASES and len(words) > 1:
+            first, dot, rest = match[0].partition('<span class="o">.')
+            return f'<a class="name" href="{escape(there)}">{first}</a>{dot}{rest}'
+        return f'<a class="name" href="{escape(there)}">{match[0]}</a>'
+
+    context["body"] = BLOCK.sub(
+        lambda block: TOKENS.sub(link, block[0]), body)
+
+
+# --- what other extensions leave to mend -----------------------------------
+
+
+def mend_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give the parts of exercises, which all have the same id, none."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in (["exercise-content"], ["solution-content"]):
+            section["ids"] = [nodes.make_id(f"{section.parent['ids'][0]}-text")]
+
+
+def mend_roles(app: Sphinx, pagename: str, template: str, context: dict,
+               doctree) -> None:
+    """Mend the roles of references; let the keyboard scroll wide tables."""
+    for old, new in ((' role="doc-biblioentry"', ""),
+                     (' role="list" class="citation-list"', ""),
+                     ("<table ", '<table tabindex="0" ')):
+        context["body"] = context.get("body", "").replace(old, new)
+
+
+def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict,
+               doctree) -> None:
+    """Leave out the scripts of a service in the network that no page uses."""
+    for files in ("script_files", "css_files"):
+        context[files] = [
+            file for file in context[files] if "thebe" not in
+            f"{file.filename} {file.attributes.get('body')}".lower()]
+
+
+def setup(app: Sphinx) -> dict:
+    app.book, app.torch_names = Book(), torch_names()
+    app.add_directive("whole-program", ProgramDirective)
+    app.add_directive("every-name", NamesDirective)
+    app.connect("doctree-resolved", label_cells)
+    app.connect("doctree-resolved", resolve_links)
+    app.connect("doctree-resolved", mend_ids)
+    app.connect("doctree-resolved", tell_time)
+    app.connect("html-page-context", link_names)
+    app.connect("html-page-context", mend_roles)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"version": "1", "parallel_read_safe": True}

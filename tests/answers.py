@@ -1,0 +1,78 @@
+"""Do the tests of the exercises fail before their solutions and pass after?
+
+    python tests/answers.py            all chapters
+    python tests/answers.py 05 08      two of them
+
+A chapter's tests are tests/exercises/test_NN_*.py; its solution is the cells
+of the page that are tagged `answer`, whose definitions take the place of those
+of the program that have the same name. Exits with 1 if a test passes without
+its answer, or fails with it.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import bite
+import tangle
+
+EXERCISES = Path(__file__).parent / "exercises"
+
+
+def answered(program: tangle.Program, page: Path) -> tangle.Program:
+    """The program with the definitions of a page's `answer` cells."""
+    found = [cell for cell in tangle.cells(page) if "answer" in cell.tags]
+    assert found, f"{page.name} has no cell tagged `answer`"
+    for cell in found:
+        program = merged(program, cell)
+    return program
+
+
+def merged(program: tangle.Program, answer: tangle.Cell) -> tangle.Program:
+    """The program with an answer's definitions in place of its own.
+
+    What the answer defines anew goes before the first one that it replaces.
+    """
+    lines, new = answer.source.split("\n"), []
+    for node in ast.parse(answer.source).body:
+        source = "\n".join(lines[first_line(node) - 1:node.end_lineno])
+        names = {name for name, _ in tangle.bindings(node)}
+        place = next(((cell, old) for cell in program.cells
+                      for old in ast.parse(cell.source).body
+                      if names & {name for name, _ in tangle.bindings(old)}
+                      and not isinstance(old, (ast.Import, ast.ImportFrom))), None)
+        if place is None:
+            new.append(source)
+            continue
+        cell, old = place
+        code = cell.source.split("\n")
+        code[first_line(old) - 1:old.end_lineno] = [*new, source]
+        new = []
+        program = bite.changed(program, cell, "\n".join(code))
+    assert not new, f"the last definition of {answer.chapter.name} is new"
+    return program
+
+
+def first_line(node: ast.AST) -> int:
+    """The line of a definition, with its decorators."""
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)])
+
+
+def main(chapters: list[str]) -> int:
+    wrong, program = 0, tangle.tangle(tangle.pages())
+    for test in sorted(EXERCISES.glob("test_*.py")):
+        number = test.stem.split("_")[1]
+        if chapters and number not in chapters:
+            continue
+        page = tangle.until(tangle.pages(), number)[-1]
+        before = bite.passes(program, [test])
+        after = bite.passes(answered(program, page), [test])
+        words = {True: "passes", False: "fails"}
+        print(f"{test.stem}: {words[before]} before, {words[after]} after")
+        wrong += before or not after
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

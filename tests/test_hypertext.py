@@ -1,0 +1,121 @@
+"""What the pages say of the program: links, names, identifiers in the prose."""
+
+import ast
+import builtins
+import keyword
+import re
+import sys
+from pathlib import Path
+
+import hypertext
+import pytest
+import tangle
+import torch
+
+import minigpt
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = hypertext.Book()
+PAGES = tangle.pages()
+
+
+def test_each_part_stands_in_the_lines_that_it_names():
+    lines = (ROOT / "minigpt.py").read_text("utf-8").split("\n")
+    for _, _, first, cell in BOOK.parts:
+        last = hypertext.last_line(first, cell)
+        assert lines[first - 1:last] == cell.source.split("\n")
+
+
+def test_each_definition_has_a_home_in_a_chapter():
+    own = {name for name, value in vars(minigpt).items()
+           if getattr(value, "__module__", None) == "minigpt"}
+    assert own <= BOOK.home.keys()
+    for name, (page, _, line, _) in BOOK.home.items():
+        source = (ROOT / "minigpt.py").read_text("utf-8").split("\n")[line - 1]
+        assert name in source and page in PAGES
+
+
+def used_torch_names() -> set[str]:
+    """The dotted names under torch, nn and F in the tangled cells."""
+    names = set()
+    for cell in BOOK.program.cells:
+        for node in ast.walk(ast.parse(cell.source)):
+            words = []
+            while isinstance(node, ast.Attribute):
+                words.insert(0, node.attr)
+                node = node.value
+            if words and isinstance(node, ast.Name) and (
+                    node.id in hypertext.TORCH_ALIASES):
+                names.add(".".join([hypertext.TORCH_ALIASES[node.id], *words]))
+    return names
+
+
+def test_the_table_of_pytorch_names_covers_the_program():
+    table = hypertext.torch_names()
+    for name in table:
+        value = torch
+        for word in name.split(".")[1:]:
+            value = getattr(value, word)
+    partial = {name for name in used_torch_names()
+               if any(known.startswith(name + ".") for known in table)}
+    assert used_torch_names() - partial - {"torch.__version__"} <= table.keys()
+
+
+# --- identifiers in the prose ----------------------------------------------
+
+
+FENCE = re.compile(r"^(```+|:::+)[^\n]*\n.*?^\1\s*$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<![`}])`([^`\n]+)`(?!`)")
+WORD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
+ALLOWED = "de h impor retur self.width tangle tion u".split()  # no names, but text
+
+
+def names_on(page: Path) -> set[str]:
+    """Every identifier that stands in the code of a page."""
+    names = set()
+    for cell in tangle.cells(page):
+        for node in ast.walk(ast.parse(cell.source)):
+            for field in ("id", "attr", "arg", "name", "asname"):
+                value = getattr(node, field, None)
+                if isinstance(value, str):
+                    names |= {value, *value.split(".")}
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names |= {*re.findall(r"\w+", node.value)}
+    return names
+
+
+def known(text: str, names: set[str]) -> bool:
+    """Whether an identifier of the prose means something."""
+    words = text.removesuffix("()").split(".")
+    places = [vars(minigpt), vars(torch), vars(torch.nn.functional),
+              vars(torch.nn), vars(builtins)]
+    if text in names or all(word in names or keyword.iskeyword(word) for word in words):
+        return True
+    for place in places:
+        value = place.get(words[0])
+        for word in words[1:]:
+            value = getattr(value, word, None)
+        if value is not None:
+            return True
+    return ((ROOT / text).exists() or (ROOT / "book" / text).exists()
+            or words[0] in sys.modules)
+
+
+def test_the_list_of_allowed_identifiers_is_short():
+    assert len(ALLOWED) <= 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_identifier_in_the_prose_means_something(page):
+    prose = FENCE.sub("", page.read_text("utf-8").split("---\n", 2)[-1])
+    names = names_on(page) | {*ALLOWED} | {
+        name for cell in BOOK.program.cells for name in names_in(cell)}
+    unknown = [text for text in INLINE.findall(prose)
+               if WORD.fullmatch(text) and not known(text, names)]
+    assert unknown == []
+
+
+def names_in(cell: tangle.Cell) -> set[str]:
+    return {getattr(node, field) for node in ast.walk(ast.parse(cell.source))
+            for field in ("id", "attr", "arg", "name")
+            if isinstance(getattr(node, field, None), str)}
