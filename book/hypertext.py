@@ -7,6 +7,7 @@ book defines them, and those of PyTorch to its documentation.
 """
 
 import ast
+import hashlib
 import re
 from collections.abc import Iterator
 from html import escape
@@ -68,6 +69,17 @@ def page_name(page: Path) -> str:
 def last_line(first: int, cell: tangle.Cell) -> int:
     """The module's line in which a cell ends."""
     return first + cell.source.count("\n")
+
+
+def outdated(app: Sphinx, env, added: set, changed: set,
+             removed: set) -> set[str]:
+    """All pages, if the program or what they plot is not what it was."""
+    folder, total = Path(__file__).parent, hashlib.sha256()
+    for path in (tangle.TOC.with_name("minigpt.py"), *sorted(
+            p for p in folder.rglob("*") if p.suffix in (".py", ".json", ".jsonl"))):
+        total.update(path.read_bytes())
+    before, env.program_digest = getattr(env, "program_digest", None), total.digest()
+    return set() if before == env.program_digest else set(env.found_docs)
 
 
 # --- what stands on the pages ----------------------------------------------
@@ -245,6 +257,7 @@ def setup(app: Sphinx) -> dict:
     app.book, app.torch_names = Book(), torch_names()
     app.add_directive("whole-program", ProgramDirective)
     app.add_directive("every-name", NamesDirective)
+    app.connect("env-get-outdated", outdated)
     app.connect("doctree-resolved", label_cells)
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)
