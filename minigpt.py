@@ -169,7 +169,7 @@ class Tokenizer:
     """Text to ids and back, one id per character.
 
     Ids 0, 1, 2 are `<pad>`, `<eos>`, `<unk>`; the characters follow in the
-    order of their code points. No text encodes to a special token.
+    order of their code points. No text encodes to `<pad>` or `<eos>`.
     """
 
     def __init__(self, characters: str):
@@ -215,7 +215,7 @@ TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 def read_source(source: Path) -> Iterator[tuple[str, Callable]]:
     """Yield (name, open) for each file in a folder or archive, or the file.
 
-    `open()` gives a binary file. Nothing of an archive goes to the disk.
+    `open()` gives a binary file. No name in an archive is ever used as a path.
     """
     if source.is_dir():
         for path in filter(Path.is_file, [*source.rglob("*")]):
