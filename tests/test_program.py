@@ -61,7 +61,7 @@ def trained(corpus, tmp_path_factory) -> Path:
 def test_a_model_is_prepared_trained_measured_and_writes(trained):
     assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()
             } == {"last.safetensors", "best.safetensors", "metrics.jsonl",
-                  "samples.jsonl", "run.json"}
+                  "samples.jsonl", "run.json", ".lock"}
     measuring = start(trained, "evaluate", "--data", "data/prepared")
     status, out, err = shell(trained, "generate", "--prompt", "def f",
                              "--max-new-tokens", 100)
