@@ -169,7 +169,7 @@ def knobs(decode: Callable, learned: Sequence[float],
           ways: dict[str, dict[int, float]], count: int = 14) -> None:
     """The likeliest tokens before (grey), and after each way of choosing."""
     order = sorted(range(len(learned)), key=lambda i: -learned[i])[:count]
-    names = [decode([i]).replace(" ", "␣").replace("\n", "↵") for i in order]
+    names = [visible(decode([i])) for i in order]
     figure, panels = plt.subplots(1, len(ways), sharey=True)
     for axes, (name, kept) in zip(panels, ways.items()):
         axes.bar(range(count), [learned[i] for i in order], color=GREY,
@@ -267,7 +267,7 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, squeeze=False,
                                 figsize=(7, rows * (7 / columns + 0.3)))
-    names = text.replace(" ", "␣").replace("\n", "↵")
+    names = "".join(map(visible, text))
     for axes, (name, values) in zip(grid.flat, panels.items()):
         finite = [[abs(x) for x in v if x != float("-inf")] for v in values]
         shares = all(x >= 0 for v in values for x in v)

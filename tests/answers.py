@@ -35,7 +35,7 @@ def merged(program: tangle.Program, answer: tangle.Cell) -> tangle.Program:
     """
     lines, new = answer.source.split("\n"), []
     for node in ast.parse(answer.source).body:
-        source = "\n".join(lines[first_line(node) - 1:node.end_lineno])
+        source = "\n".join(lines[bite.first_line(node) - 1:node.end_lineno])
         names = {name for name, _ in tangle.bindings(node)}
         place = next(((cell, old) for cell in program.cells
                       for old in ast.parse(cell.source).body
@@ -46,17 +46,11 @@ def merged(program: tangle.Program, answer: tangle.Cell) -> tangle.Program:
             continue
         cell, old = place
         code = cell.source.split("\n")
-        code[first_line(old) - 1:old.end_lineno] = [*new, source]
+        code[bite.first_line(old) - 1:old.end_lineno] = [*new, source]
         new = []
         program = bite.changed(program, cell, "\n".join(code))
     assert not new, f"the last definition of {answer.chapter.name} is new"
     return program
-
-
-def first_line(node: ast.AST) -> int:
-    """The line of a definition, with its decorators."""
-    decorators = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(d.lineno for d in decorators)])
 
 
 def main(chapters: list[str]) -> int:

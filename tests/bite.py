@@ -69,15 +69,19 @@ def changed(program: tangle.Program, cell: tangle.Cell,
     return dataclasses.replace(program, cells=cells)
 
 
+def first_line(node: ast.AST) -> int:
+    """The line of a definition, with its decorators."""
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)])
+
+
 def deletions(cell: tangle.Cell) -> Iterator[tuple[str, str]]:
     """(what, source) for each top-level definition left out of a cell."""
     lines = cell.source.split("\n")
     for node in ast.parse(cell.source).body:
         names = [name for name, _ in tangle.bindings(node)]
         if names and not isinstance(node, (ast.Import, ast.ImportFrom)):
-            first = min([node.lineno, *(d.lineno for d in
-                                        getattr(node, "decorator_list", []))])
-            kept = lines[:first - 1] + lines[node.end_lineno:]
+            kept = lines[:first_line(node) - 1] + lines[node.end_lineno:]
             yield f"{', '.join(names)} left out", "\n".join(kept)
 
 
