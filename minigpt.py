@@ -4,17 +4,14 @@
     python minigpt.py generate    write Python
     python minigpt.py --help      all the rest
 
-This file is generated from a book, the chapters book/NN_*.md. Edit those,
-then run `python book/tangle.py`. It has their order:
+Generated from the chapters of a book, book/NN_*.md: edit those, then run
+`python book/tangle.py`. Their order is the order here:
 
-    1 a program you can read    9 choosing the next character
-    2 text into numbers        10 the machine
-    3 data                     11 learning
-    4 embeddings               12 checkpoints
-    5 attention                13 the training run
-    6 many heads               14 watching it learn (prose alone)
-    7 the block                15 the KV cache
-    8 MiniGPT, the model       16 the program: the command line
+    1 a program you can read     6 many heads     11 learning
+    2 text into numbers          7 the block      12 checkpoints
+    3 data                       8 MiniGPT        13 the training run
+    4 embeddings                 9 choosing       15 the KV cache
+    5 attention                 10 the machine    16 the program
 
 One alphabet names the sizes of arrays: B batch, T time (characters),
 C channels (d_model), H heads, D head size (C / H), V vocabulary.
@@ -35,7 +32,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from itertools import takewhile
@@ -776,131 +773,102 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.close(folder)
 
 
-FORMAT = 1  # of our metadata; a newer file is refused, not guessed at
+def digest(metadata: dict, tensors: dict[str, Tensor]) -> str:
+    """The sha256 of metadata, and of each tensor's name, type, shape, bytes."""
+    forms = {name: [str(t.dtype), *t.shape] for name, t in tensors.items()}
+    text = json.dumps([metadata, forms], sort_keys=True)
+    sha256 = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        sha256.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
-def seal(metadata: dict) -> str:
-    """Metadata as canonical JSON, with the sha256 of all the rest of it."""
-    def canonical(sha256: str) -> str:
-        return json.dumps(metadata | {"sha256": sha256}, sort_keys=True,
-                          separators=(",", ":"), allow_nan=False)
-
-    return canonical(hashlib.sha256(canonical("").encode()).hexdigest())
-
-
-def digest(tensor: Tensor) -> str:
-    """The sha256 of a tensor's type, shape and bytes."""
-    form = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    numbers = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(form + b"\0" + numbers.tobytes()).hexdigest()
-
-
+FORMAT = 2  # of our metadata; a newer file is refused, not guessed at
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for m and v
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds. Tensors are on the CPU, by name."""
+    """All that a run needs to go on; what is in a checkpoint file."""
 
-    model: ModelConfig
-    train: TrainConfig
+    model: MiniGPT
+    optimizer: torch.optim.AdamW
+    config: TrainConfig
     tokenizer: Tokenizer
     fingerprint: str  # of the data
     step: int = 0  # how many are done
-    best_loss: float | None = None  # nats per character, on `val`
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    best_loss: float = math.inf  # nats per character, on `val`
 
-    def save(self, path: Path, model: MiniGPT,
-             optimizer: torch.optim.AdamW | None = None) -> None:
-        """Write this state, with the tensors of model and optimizer."""
+    def save(self, path: Path, moments: bool = True) -> None:
+        """Write a file; once a step is done, with the optimizer's moments."""
         tensors = {}
-        for name, parameter in model.named_parameters():
-            tensors[f"model.{name}"] = parameter
-            for moment in MOMENTS if optimizer else ():
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        for name, p in self.model.named_parameters():
+            tensors[f"model.{name}"] = p
+            for moment in MOMENTS if moments and self.step else ():
+                tensors[f"{moment}.{name}"] = self.optimizer.state[p][moment]
         tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        metadata = dict(format=FORMAT, model=asdict(self.model),
-                        train=asdict(self.train), step=self.step,
-                        characters=self.tokenizer.characters,
-                        fingerprint=self.fingerprint, best_loss=self.best_loss,
-                        tensors={n: digest(t) for n, t in tensors.items()})
-        texts = {"minigpt": seal(metadata)}
+        meta = dict(format=FORMAT, model=asdict(self.model.config),
+                    train=asdict(self.config), step=self.step,
+                    best_loss=self.best_loss, fingerprint=self.fingerprint,
+                    characters=self.tokenizer.characters)
+        meta["sha256"] = digest(meta, tensors)
+        texts = {"minigpt": json.dumps(meta, sort_keys=True)}
         write_atomically(path, lambda p: save_file(tensors, p, texts))
 
 
-def load_checkpoint(path: Path, moments: bool = False) -> Checkpoint:
-    """Read and verify a checkpoint; with the optimizer's moments if asked.
+def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
+    """A run from what its file holds; MiniGPTError if that does not fit."""
+    step, loss, characters = (
+        meta[key] for key in ("step", "best_loss", "characters"))
+    require((type(step), type(loss), type(characters)) == (int, float, str)
+            and step >= 0, "values of the wrong type")
+    config, tokenizer = TrainConfig(**meta["train"]), Tokenizer(characters)
+    with torch.device("meta"):
+        model = MiniGPT(ModelConfig(**meta["model"]))
+    require(model.config.vocab_size == tokenizer.vocab_size, "a vocabulary "
+            "that does not fit the model")
+    kinds = ["model", *(m for m in MOMENTS if f"{m}.head.weight" in tensors)]
+    needed = {f"{kind}.{name}": p.shape for kind in kinds
+              for name, p in model.named_parameters()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name, _ in needed.items() ^ found.items())
+    require(not wrong, f"tensors that do not fit its config, {wrong[:1]}")
+    for name, tensor in tensors.items():
+        require(bool(tensor.isfinite().all()), f"{name} is not finite")
+        tensors[name] = tensor.to(device, torch.float32)
+    model.load_state_dict({name: tensors[f"model.{name}"] for name, _
+                           in model.named_parameters()}, assign=True)
+    optimizer = make_optimizer(model, config)
+    for name, p in model.named_parameters() if kinds[1:] else ():
+        optimizer.state[p] = {m: tensors[f"{m}.{name}"] for m in MOMENTS}
+        optimizer.state[p]["step"] = torch.tensor(float(step), device=device)
+    return Checkpoint(model, optimizer, config, tokenizer,
+                      meta["fingerprint"], step, loss)
+
+
+def load_checkpoint(path: Path, device="cpu") -> Checkpoint:
+    """Read and verify a checkpoint, and put its tensors on a device.
 
     Raises MiniGPTError if the file is missing, foreign or damaged.
     """
     require(path.is_file(), f"{path} is not a file: check the path, or train")
     try:
-        with safe_open(path, "pt", device="cpu") as file:
-            text = file.metadata()["minigpt"]
-            meta = json.loads(text)
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["minigpt"])
             require(meta["format"] == FORMAT, f"format {meta['format']}, which "
                     f"this program does not know (it knows {FORMAT})")
-            require(seal(meta) == text, "wrong sha256")
-            listed = meta["tensors"]
-            require({*file.keys()} == {*listed}, "other tensors than listed")
-            names = [n for n in listed if moments or n.startswith("model.")]
-            tensors = {name: file.get_tensor(name) for name in names}
-        for name, tensor in tensors.items():
-            require(digest(tensor) == listed[name], f"wrong sha256 of {name}")
-            require(bool(tensor.isfinite().all()), f"{name} is not finite")
-        step, loss, vocabulary = (
-            meta[key] for key in ("step", "best_loss", "characters"))
-        require((type(step), type(vocabulary)) == (int, str) and step >= 0 and
-                type(loss) in (float, type(None)), "values of the wrong type")
-        return Checkpoint(
-            ModelConfig(**meta["model"]), TrainConfig(**meta["train"]),
-            Tokenizer(vocabulary), meta["fingerprint"], step, loss, tensors)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
+        return rebuild(meta, tensors, device)
     except Exception as error:  # of a foreign file, it may be any
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
                            f"({error}): choose another file") from None
 
 
-def fitting(checkpoint: Checkpoint, kind: str, model: MiniGPT) -> dict:
-    """The tensors KIND.* by parameter; MiniGPTError unless they fit."""
-    prefix = kind + "."
-    tensors = {name.removeprefix(prefix): tensor for name, tensor
-               in checkpoint.tensors.items() if name.startswith(prefix)}
-    needed = {n: (p.shape, p.dtype) for n, p in model.named_parameters()}
-    found = {n: (t.shape, t.dtype) for n, t in tensors.items()}
-    wrong = sorted(n for n, _ in needed.items() ^ found.items())
-    require(not wrong, f"the checkpoint's tensors do not fit its config (see "
-            f"{kind}.{wrong[:1]}): choose another file")
-    return tensors
-
-
-def build_model(checkpoint: Checkpoint) -> MiniGPT:
-    """The model of a checkpoint, on the CPU.
-
-    Raises MiniGPTError if tensors, config and vocabulary do not fit.
-    """
-    require(checkpoint.tokenizer.vocab_size == checkpoint.model.vocab_size,
-            "the checkpoint's vocabulary and model differ: choose another file")
-    with torch.device("meta"):
-        model = MiniGPT(checkpoint.model)
-    model.load_state_dict(fitting(checkpoint, "model", model), assign=True)
-    return model
-
-
-def restore_moments(optimizer: torch.optim.AdamW, model: MiniGPT,
-                    checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's moments and step count into a new optimizer."""
-    moments = {kind: fitting(checkpoint, kind, model) for kind in MOMENTS}
-    for name, parameter in model.named_parameters():
-        state = {kind: moments[kind][name] for kind in MOMENTS}
-        state["step"] = torch.tensor(float(checkpoint.step))
-        where = parameter.device
-        optimizer.state[parameter] = {k: t.to(where) for k, t in state.items()}
-
-
 # 13. The training run (book/13_run.md) ---------------------------------------
 
 class StopSignal:
-    """Within `with`, notes the first Ctrl-C or SIGTERM in `number`."""
+    """Within `with`, `number` is that of the first Ctrl-C or SIGTERM, or 0."""
 
     def __enter__(self):
         self.number = 0
@@ -908,12 +876,11 @@ class StopSignal:
                        for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def note(self, number, frame) -> None:
-        """Remember the signal; a second one acts as it always did."""
+    def note(self, number, frame):  # a second signal acts as it always did
         self.number = number
         self.__exit__()
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -924,8 +891,6 @@ class Run:
 
     folder: Path
     state: Checkpoint
-    model: MiniGPT
-    optimizer: torch.optim.AdamW
     machine: Machine
     seconds: float = 0.0
 
@@ -938,33 +903,18 @@ class Run:
 
 def trim(log: Path, step: int) -> list[dict]:
     """Drop the records of a log after a step; return those that stay."""
-    text = log.read_text("utf-8", "replace") if log.exists() else ""
-    records = []
+    text, records = log.read_text("utf-8") if log.exists() else "", []
     for line in text.splitlines():
-        try:
+        with suppress(ValueError):  # torn when the process was killed
             records.append(json.loads(line))
-        except ValueError:  # torn when the process was killed
-            break
     records = [record for record in records if record["step"] <= step]
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(log, lambda path: path.write_text(text, "utf-8"))
     return records
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; MiniGPTError if another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise MiniGPTError(f"another process trains in {folder}: wait for its "
-                           "end, or name another folder with --run") from None
-
-
-RUN_FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl",
-             "samples.jsonl", "run.json")
+LAST, BEST = "last.safetensors", "best.safetensors"
+RUN_FILES = (LAST, BEST, "metrics.jsonl", "samples.jsonl", "run.json")
 
 
 def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
@@ -974,60 +924,55 @@ def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
     Raises MiniGPTError for a run that exists when neither is asked for, or
     data other than those it began with.
     """
-    found = [name for name in RUN_FILES if (folder / name).exists()]
-    require(resume or overwrite or not found, f"{folder} holds a run: continue "
-            "it with --resume, replace it with --overwrite, or name another "
-            "folder with --run")
-    machine = pick_machine(config.device, config.dtype)
-    for name in RUN_FILES:  # half written when the process was killed
-        (folder / f"{name}.tmp").unlink(missing_ok=True)
-    if resume and "last.safetensors" in found:
-        state = load_checkpoint(folder / "last.safetensors", moments=True)
+    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    require(resume or overwrite or not found, f"{folder} holds a run: give "
+            "--resume or --overwrite, or another folder with --run")
+    machine, last = pick_machine(config.device, config.dtype), folder / LAST
+    if resume and last in found:
+        state = load_checkpoint(last, machine.device)
+        require(bool(state.optimizer.state), f"{last} has weights alone: a run "
+                "cannot go on from it")
         require(state.fingerprint == data.fingerprint, f"{folder} learns from "
                 f"data {state.fingerprint[:8]}, these are "
                 f"{data.fingerprint[:8]}: give the same with --data")
-        state.train = config
-        model = build_model(state).to(machine.device)
+        state.config = config
     else:
-        for name in found:
-            (folder / name).unlink()
-        shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
-        state = Checkpoint(shape, config, data.tokenizer, data.fingerprint)
+        for path in found:
+            path.unlink()
         torch.manual_seed(config.seed)
+        shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
         model = MiniGPT(shape).to(machine.device)
-    run = Run(folder, state, model, make_optimizer(model, config), machine)
-    if state.step:
-        restore_moments(run.optimizer, model, state)
+        state = Checkpoint(model, make_optimizer(model, config), config,
+                           data.tokenizer, data.fingerprint)
     trim(folder / "samples.jsonl", state.step)
-    for record in trim(folder / "metrics.jsonl", state.step)[-1:]:
-        run.seconds = record["seconds"]
-    return run
+    records = trim(folder / "metrics.jsonl", state.step)
+    seconds = records[-1]["seconds"] if records else 0.0
+    return Run(folder, state, machine, seconds)
 
 
 def measure(run: Run, val: Dataset) -> None:
     """Evaluate, log and print the loss; keep the weights if it is a best."""
-    state, config = run.state, run.state.train
-    loss = evaluate(run.model, val, run.machine, config.eval_windows)
+    state, config = run.state, run.state.config
+    loss = evaluate(state.model, val, run.machine, config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
     tqdm.write(f"step {state.step} of {config.max_steps}: validation loss "
                f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
-    if loss < (math.inf if state.best_loss is None else state.best_loss):
+    if loss < state.best_loss:
         state.best_loss = loss
-        state.save(run.folder / "best.safetensors", run.model)
+        state.save(run.folder / BEST, moments=False)
 
 
 SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
 
 
-def show_samples(run: Run, reader: Callable[[MiniGPT], NextLogits],
-                 count: int = 8) -> None:
-    """Write texts that begin with `def `; log them all, print the first."""
+def show_samples(run: Run, reader: Callable) -> None:
+    """Write 8 texts that begin with `def `; log them all, print the first."""
     tokenizer = run.state.tokenizer
     prompt = tokenizer.encode("def ", "replace").astype(np.int64)
     prompt = np.array([EOS]) if UNK in prompt else prompt
-    ids = torch.from_numpy(np.tile(prompt, (count, 1)))
-    steps = generate(reader(run.model), ids.to(run.machine.device), SAMPLE)
-    rows = torch.stack([*ids.T, *steps], dim=1)  # (B, n + new)
+    ids = torch.from_numpy(np.tile(prompt, (8, 1))).to(run.machine.device)
+    steps = generate(reader(run.state.model), ids, SAMPLE)
+    rows = torch.stack([*ids.cpu().T, *steps], dim=1)  # (B, n + new)
     run.log("samples", texts=[tokenizer.decode(row) for row in rows])
     tqdm.write(f"\n{tokenizer.decode(rows[0])}\n")
 
@@ -1036,9 +981,9 @@ def write_record(run: Run) -> None:
     """Write run.json: what the run is, and what it took so far."""
     state = run.state
     record = dict(
-        model=asdict(state.model), train=asdict(state.train), step=state.step,
-        best_loss=state.best_loss, fingerprint=state.fingerprint,
-        machine=str(run.machine), platform=platform.platform(),
+        model=asdict(state.model.config), train=asdict(state.config),
+        step=state.step, best_loss=state.best_loss, machine=str(run.machine),
+        fingerprint=state.fingerprint, platform=platform.platform(),
         python=platform.python_version(), torch=torch.__version__,
         training_seconds=round(run.seconds, 1),
         peak_memory_bytes=peak_memory(run.machine))
@@ -1047,56 +992,22 @@ def write_record(run: Run) -> None:
                      lambda path: path.write_text(text, "utf-8"))
 
 
-def one_step(run: Run, model: nn.Module, dataset: Dataset, bar: tqdm) -> None:
-    """One training step: timed, counted, logged, shown."""
-    start, state, config = time.perf_counter(), run.state, run.state.train
+def one_step(run: Run, model: nn.Module, dataset: Dataset) -> float:
+    """One training step, timed, counted and logged: its loss in nats."""
+    start, state = time.perf_counter(), run.state
     try:
-        loss, norm = training_step(model, run.optimizer, dataset, state.step,
-                                   config, run.machine)
+        loss, norm = training_step(model, state.optimizer, dataset, state.step,
+                                   state.config, run.machine)
     except MiniGPTError as error:
-        last = run.folder / "last.safetensors"
-        good = f"is {last}" if last.exists() else "was not written yet"
+        last = next(run.folder.glob(LAST), "not written yet")
         raise MiniGPTError(
-            f"{error}; the last good checkpoint {good}") from None
+            f"{error}; the last good checkpoint: {last}") from None
     run.seconds += time.perf_counter() - start
-    rate = learning_rate(state.step, config)
+    rate = learning_rate(state.step, state.config)
     state.step += 1
     run.log("metrics", loss=loss, grad_norm=norm, learning_rate=rate,
             seconds=run.seconds)
-    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    bar.update(config.batch_size * config.grad_accum * dataset.context_length)
-
-
-def learn(run: Run, dataset: Dataset, val: Dataset, max_minutes: float,
-          reader: Callable[[MiniGPT], NextLogits]) -> int:
-    """Go on with a run to its end; return the signal that ended it, or 0."""
-    state, model, config = run.state, run.model, run.state.train
-    if config.compile:
-        inputs, _ = dataset.batch(0, config.batch_size, config.seed)
-        model = compile_model(model, inputs, run.machine)
-    write_record(run)
-    if state.step == 0:
-        measure(run, val)
-    deadline = time.monotonic() + 60 * max_minutes
-    characters = config.batch_size * config.grad_accum * dataset.context_length
-    with StopSignal() as stop, tqdm(
-            total=config.max_steps * characters, unit="char", disable=None,
-            initial=state.step * characters, unit_scale=True) as bar:
-        while state.step < config.max_steps:
-            one_step(run, model, dataset, bar)
-            last = state.step == config.max_steps
-            if last or state.step % config.eval_interval == 0:
-                measure(run, val)
-            if last or state.step % config.sample_interval == 0:
-                show_samples(run, reader)
-            late = stop.number or time.monotonic() > deadline
-            if last or late or state.step % config.checkpoint_interval == 0:
-                path = run.folder / "last.safetensors"
-                state.save(path, run.model, run.optimizer)
-            if late:
-                break
-    write_record(run)
-    return stop.number
+    return loss
 
 
 def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
@@ -1107,11 +1018,38 @@ def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
     Returns the run and the signal that ended it, 0 if none; `reader` says
     how samples are read. Raises MiniGPTError as `begin` and the steps do.
     """
-    dataset = Dataset(data, "train", shape.context_length)
-    val = Dataset(data, "val", shape.context_length)
-    with locked(folder):
+    T, deadline = shape.context_length, time.monotonic() + 60 * max_minutes
+    dataset, val = Dataset(data, "train", T), Dataset(data, "val", T)
+    size = config.batch_size * config.grad_accum * T  # characters in a step
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", timeout=0), StopSignal() as stop:
         run = begin(folder, shape, config, dataset, resume, overwrite)
-        return run, learn(run, dataset, val, max_minutes, reader)
+        state = run.state
+        model = state.model
+        if config.compile:
+            ids, _ = dataset.batch(0, config.batch_size, config.seed)
+            model = compile_model(model, ids, run.machine)
+        write_record(run)
+        if state.step == 0:
+            measure(run, val)
+        with tqdm(total=config.max_steps * size, initial=state.step * size,
+                  unit="char", unit_scale=True, disable=None) as bar:
+            while state.step < config.max_steps:
+                loss = one_step(run, model, dataset)
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update(size)
+                done = state.step == config.max_steps
+                if done or state.step % config.eval_interval == 0:
+                    measure(run, val)
+                if done or state.step % config.sample_interval == 0:
+                    show_samples(run, reader)
+                late = stop.number or time.monotonic() > deadline
+                if done or late or state.step % config.checkpoint_interval == 0:
+                    state.save(folder / LAST)
+                    write_record(run)
+                if late:
+                    break
+    return run, stop.number
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1165,43 +1103,39 @@ DATA, RUNS = Path("data", "prepared"), Path("checkpoints")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours, and whose flags are exact."""
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+    """An argument parser whose errors are ours."""
 
     def error(self, message: str):
         raise MiniGPTError(f"{message}: see {self.prog} --help")
 
 
-def add_settings(parser: Parser, config: type) -> None:
-    """Add a flag for each field of a config; unset flags leave no trace."""
-    presets = {} if config is GenerateConfig else PRESETS
-    for f in fields(config):
+def add_command(commands, name: str, run: Callable, *configs: type) -> Callable:
+    """Add a command with its configs' flags; return its add_argument."""
+    about = run.__doc__
+    parser = commands.add_parser(name, help=about, description=about,
+                                 allow_abbrev=False)
+    parser.set_defaults(run_command=run)
+    for f in (f for config in configs for f in fields(config)):
         if f.name == "vocab_size":  # comes from the data
             continue
         defaults = [f"default {f.default}"] + [
-            f"{p} {v[f.name]}" for p, v in presets.items() if f.name in v]
+            f"{p} {v[f.name]}" for p, v in PRESETS.items() if f.name in v]
         how = {"type": f.type, "metavar": f.type.__name__.upper()}
         if f.type is bool:
             how = {"action": argparse.BooleanOptionalAction}
         parser.add_argument(
             f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS, **how,
             help=f"{f.metadata['about']} ({', '.join(defaults)})")
+    return parser.add_argument
 
 
-def given(args: argparse.Namespace, *configs: type) -> dict:
-    """The settings of these configs that were typed as flags."""
-    names = {f.name for config in configs for f in fields(config)}
-    return {name: value for name, value in vars(args).items() if name in names}
-
-
-def run_prepare(args: argparse.Namespace) -> int:
+def run_prepare(sources: list[Path], out: Path, suffix: str,
+                unicode: bool) -> int:
     """Turn sources into token files; say what was taken and what skipped."""
-    suffixes = tuple(filter(None, args.suffix.replace(" ", "").split(",")))
-    require(bool(suffixes), f"--suffix is {args.suffix!r}: give one like .py")
-    meta = prepare(args.sources or [CORPUS], args.out, suffixes, args.unicode)
-    print(f"{args.out}: {meta['documents']} documents, "
+    suffixes = tuple(filter(None, suffix.replace(" ", "").split(",")))
+    require(bool(suffixes), f"--suffix is {suffix!r}: give one like .py")
+    meta = prepare(sources or [CORPUS], out, suffixes, unicode)
+    print(f"{out}: {meta['documents']} documents, "
           f"{len(meta['characters'])} different characters")
     for reason, count in meta["skipped"].items():
         print(f"skipped {count}: {reason}")
@@ -1216,43 +1150,32 @@ def find_data(named: Path | None) -> Path:
     return named or DATA
 
 
-def resumed(path: Path, preset: str,
-            changes: dict) -> tuple[ModelConfig, TrainConfig]:
-    """The configs of a checkpoint; MiniGPTError if a flag contradicts them."""
-    state = load_checkpoint(path)
-    known = asdict(state.model) | asdict(state.train)
-    start = known if preset == "auto" else PRESETS[preset]
-    values = start | changes | {"vocab_size": state.model.vocab_size}
-    shape, config = make_configs("full", **values)
-    for name, value in (asdict(shape) | asdict(config)).items():
-        require(value == known[name] or name in ("device", "compile"),
-                f"--{name.replace('_', '-')} {value} contradicts the run, "
-                f"which has {known[name]}: leave it out, or choose another "
-                "--run")
-    return shape, config
-
-
-def run_train(args: argparse.Namespace) -> int:
+def run_train(preset: str, data: Path | None, run: Path | None, resume: bool,
+              overwrite: bool, max_minutes: float, **changes) -> int:
     """Train a model, or continue a run."""
-    changes, preset = given(args, ModelConfig, TrainConfig), args.preset
-    require(not (args.resume and args.overwrite), "--resume and --overwrite "
-            "contradict each other: give one of them")
-    require(args.max_minutes >= 0, f"--max-minutes is {args.max_minutes}: give "
-            "0 or more")
-    machine = pick_machine(changes.get("device", "auto"),
-                           changes.get("dtype", "auto"))
+    require(not (resume and overwrite), "--resume and --overwrite contradict "
+            "each other: give one of them")
+    require(max_minutes >= 0, f"--max-minutes is {max_minutes}: give 0 or more")
+    wanted = (changes.get(name, "auto") for name in ("device", "dtype"))
+    machine = pick_machine(*wanted)
+    name, known = preset, {}
     if preset == "auto":
-        preset = "full" if machine.device.type == "cuda" else "laptop"
-        print(f"preset {preset}, because this is {machine}")
-    run = args.run or RUNS / preset
-    if args.resume and (run / "last.safetensors").exists():
-        last = run / "last.safetensors"
-        shape, config = resumed(last, args.preset, changes)
-    else:
-        shape, config = make_configs(preset, **changes)
-    data = find_data(args.data)
-    ended, number = train(shape, config, data, run, args.resume,
-                          args.overwrite, args.max_minutes, reader=cached)
+        name = "full" if machine.device.type == "cuda" else "laptop"
+        print(f"preset {name}, because this is {machine}")
+    run = run or RUNS / name
+    if resume and (run / LAST).exists():
+        state = load_checkpoint(run / LAST)
+        known = asdict(state.model.config) | asdict(state.config)
+    values = known if known and preset == "auto" else PRESETS[name]
+    shape, config = make_configs("full", **values | changes)
+    for key, value in (asdict(shape) | asdict(config)).items():
+        free, flag = ("vocab_size", "device", "compile"), key.replace("_", "-")
+        require(key in free or value == known.get(key, value), f"--{flag} "
+                f"{value} contradicts the run, which has {known.get(key)}: "
+                "leave it out, or choose another --run")
+    data = find_data(data)
+    ended, number = train(shape, config, data, run, resume, overwrite,
+                          max_minutes, reader=cached)
     if ended.state.step < config.max_steps:
         again = ["train", "--run", str(run), "--data", str(data), "--resume"]
         print(f"stopped after step {ended.state.step}; go on with:\n"
@@ -1274,57 +1197,54 @@ def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
     yield held
 
 
-def newest_checkpoint() -> Path:
-    """The best weights of the newest run, or the model shipped with us."""
-    found = RUNS.glob("*/best.safetensors")
-    return max(found, key=lambda path: path.stat().st_mtime, default=SHIPPED)
+def find_checkpoint(named: Path | None) -> Path:
+    """The file named, else the newest run's best, else the model we ship."""
+    found = sorted(RUNS.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)
+    return named or [SHIPPED, *found][-1]
 
 
-def run_generate(args: argparse.Namespace) -> int:
+def run_generate(checkpoint: Path | None, prompt: str, prompt_file: Path | None,
+                 stop: str, num_samples: int, no_cache: bool, device: str,
+                 dtype: str, **changes) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
-    config = GenerateConfig(**given(args, GenerateConfig))
-    count, prompt, file = args.num_samples, args.prompt, args.prompt_file
-    require(count > 0, f"--num-samples is {count}: give 1 or more")
-    require(not (prompt and file), "--prompt and --prompt-file: give only one")
-    prompt = file.read_text("utf-8") if file else prompt
-    machine = pick_machine(args.device, args.dtype)
-    path = args.checkpoint or newest_checkpoint()
-    checkpoint = load_checkpoint(path)
-    decode, T = checkpoint.tokenizer.decode, checkpoint.model.context_length
-    ids = checkpoint.tokenizer.encode(prompt)
+    config, machine = GenerateConfig(**changes), pick_machine(device, dtype)
+    require(num_samples > 0, f"--num-samples is {num_samples}: give 1 or more")
+    require(not (prompt and prompt_file), "--prompt, --prompt-file: give only "
+            "one of them")
+    prompt = prompt_file.read_text("utf-8") if prompt_file else prompt
+    path = find_checkpoint(checkpoint)
+    saved = load_checkpoint(path)
+    tokenizer, T = saved.tokenizer, saved.model.config.context_length
+    ids = tokenizer.encode(prompt).tolist() or [EOS]
     require(len(ids) <= T, f"the prompt has {len(ids)} characters, the model "
             f"can see {T}: give the last {T} of them")
-    model = build_model(checkpoint).to(machine.device, machine.dtype)
+    model = saved.model.to(machine.device, machine.dtype)
     print(f"{path}: {count_parameters(model):,} parameters, {machine}",
           file=sys.stderr)
-    rows = np.tile(ids if len(ids) else [EOS], (count, 1)).astype(np.int64)
-    reader = (uncached if args.no_cache else cached)(model)
-    steps = generate(reader, torch.tensor(rows, device=machine.device), config)
-    with StopSignal() as stop:
-        steps = takewhile(lambda _: not stop.number, steps)
-        if count > 1:
-            steps = list(steps)
-        for i in range(count):
-            if count > 1:
-                print(f"--- sample {i + 1} of {count}", file=sys.stderr,
-                      flush=True)
+    rows = torch.tensor(ids, device=machine.device).repeat(num_samples, 1)
+    steps = generate((uncached if no_cache else cached)(model), rows, config)
+    with StopSignal() as ended:
+        steps = takewhile(lambda _: not ended.number, steps)
+        steps = list(steps) if num_samples > 1 else steps
+        for i in range(num_samples):
+            if num_samples > 1:
+                print(f"--- sample {i + 1} of {num_samples}", file=sys.stderr)
             print(prompt, end="", flush=True)
-            pieces = (decode(step[i:i + 1]) for step in steps)
-            for piece in until(pieces, args.stop):
+            pieces = (tokenizer.decode(step[i:i + 1]) for step in steps)
+            for piece in until(pieces, stop):
                 print(piece, end="", flush=True)
-    return 128 + stop.number if stop.number else 0
+    return 128 + ended.number if ended.number else 0
 
 
-def run_evaluate(args: argparse.Namespace) -> int:
+def run_evaluate(checkpoint: Path | None, data: Path | None) -> int:
     """Measure a checkpoint on the whole validation split."""
-    path, machine = args.checkpoint or newest_checkpoint(), pick_machine()
-    checkpoint = load_checkpoint(path)
-    val = Dataset(find_data(args.data), "val", checkpoint.model.context_length)
-    require(val.tokenizer.characters == checkpoint.tokenizer.characters,
+    path, machine = find_checkpoint(checkpoint), pick_machine()
+    saved = load_checkpoint(path, machine.device)
+    val = Dataset(find_data(data), "val", saved.model.config.context_length)
+    require(val.tokenizer.characters == saved.tokenizer.characters,
             f"{path} was trained on other characters than these data have: "
             "give the data of its run with --data")
-    model = build_model(checkpoint).to(machine.device)
-    loss = evaluate(model, val, machine)
+    loss = evaluate(saved.model, val, machine)
     print(f"{path}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
           f"character, over {len(val.tokens) - 1:,} characters")
     return 0
@@ -1332,16 +1252,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 FOLDER, FILE = dict(type=Path, metavar="DIR"), dict(type=Path, metavar="FILE")
 SWITCH, TEXT = dict(action="store_true"), dict(metavar="TEXT", default="")
-
-
-def add_command(commands, name: str, run: Callable, *configs: type) -> Callable:
-    """Add a command with its configs' flags; return its add_argument."""
-    about = run.__doc__
-    parser = commands.add_parser(name, help=about, description=about)
-    parser.set_defaults(run_command=run)
-    for config in configs:
-        add_settings(parser, config)
-    return parser.add_argument
 
 
 def build_parser() -> Parser:
@@ -1352,10 +1262,9 @@ def build_parser() -> Parser:
     add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder, file, "
         ".zip, .whl or .tar.* (default: the standard library of Python)")
     add("--out", **FOLDER, default=DATA, help=f"output (default {DATA})")
-    add("--suffix", default=".py", metavar="LIST", help="file name endings to "
-        "take, separated by commas (default .py)")
+    add("--suffix", metavar="LIST", default=".py",
+        help="file name endings to take, separated by commas (default .py)")
     add("--unicode", **SWITCH, help="take texts that are not ASCII, too")
-
     add = add_command(commands, "train", run_train, ModelConfig, TrainConfig)
     add("--preset", default="auto", choices=["auto", *PRESETS],
         help="named settings (default auto: full on CUDA, else laptop)")
@@ -1365,7 +1274,6 @@ def build_parser() -> Parser:
     add("--overwrite", **SWITCH, help="replace the run")
     add("--max-minutes", type=float, default=math.inf, metavar="M",
         help="stop after so many minutes (default: none)")
-
     add = add_command(commands, "generate", run_generate, GenerateConfig)
     add("--checkpoint", **FILE, help="weights (default: the newest run's)")
     add("--prompt", **TEXT, help="text to continue (default: a new file)")
@@ -1376,7 +1284,6 @@ def build_parser() -> Parser:
     add("--no-cache", **SWITCH, help="read all in view for each character")
     add("--device", default="auto", help="as for train (default auto)")
     add("--dtype", default="auto", help="as for train (default auto)")
-
     add = add_command(commands, "evaluate", run_evaluate)
     add("--checkpoint", **FILE, help="weights (default: the newest run's)")
     add("--data", **FOLDER, help=f"prepared text (default {DATA})")
@@ -1389,8 +1296,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # any alphabet, on any system
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        args = build_parser().parse_args(argv)
-        return args.run_command(args)
+        args = vars(build_parser().parse_args(argv))
+        return args.pop("run_command")(**args)
     except BrokenPipeError:  # whoever reads our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -1398,14 +1305,16 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except MiniGPTError as error:
         message = str(error)
+    except Timeout as error:
+        message = (f"another process trains in {Path(error.lock_file).parent}: "
+                   "wait for its end, or name another folder with --run")
     except (OSError, UnicodeError, SafetensorError) as error:
         message = f"{error}: check the file, its rights, and the disk"
     except (MemoryError, RuntimeError) as error:
         if "memory" not in repr(error).lower():
             raise
-        message = (f"out of memory ({error}): halve --batch-size or "
-                   "--context-length, to write --num-samples or "
-                   "--max-new-tokens")
+        message = (f"out of memory ({error}): halve --batch-size or --context-"
+                   "length, to write --num-samples or --max-new-tokens")
     print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 

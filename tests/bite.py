@@ -45,9 +45,10 @@ FLIPS = [
      '"weight_decay": config.weight_decay', '"weight_decay": 0.0'),
     ("11", "accumulated loss not divided", " / config.grad_accum\n", "\n"),
     ("11", "first rate 0", "high * (step + 1)", "high * step"),
-    ("12", "one moment for both", "moments[kind][name]",
-     'moments["exp_avg"][name]'),
-    ("12", "digests not compared", "digest(tensor) == listed[name]", "True"),
+    ("12", "one moment for both", 'tensors[f"{m}.{name}"] for m in',
+     'tensors[f"exp_avg.{name}"] for m in'),
+    ("12", "digests not compared", 'meta.pop("sha256") == digest(meta, tensors)',
+     'meta.pop("sha256")'),
     ("15", "values in place of keys", "= k\n", "= v\n"),
 ]
 

@@ -41,9 +41,10 @@ def after_step(monkeypatch):
         original, pending = minigpt.one_step, [do]
 
         def one_step(run, *rest):
-            original(run, *rest)
+            loss = original(run, *rest)
             if run.state.step == step and pending:
                 pending.pop()()
+            return loss
 
         monkeypatch.setattr(minigpt, "one_step", one_step)
 

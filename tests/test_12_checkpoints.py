@@ -10,7 +10,6 @@ import pickle
 import re
 import shutil
 from collections import Counter
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 import minigpt
 from minigpt import (FORMAT, MOMENTS, Checkpoint, Dataset, MiniGPT,
-                     MiniGPTError, build_model, digest, load_checkpoint,
-                     make_configs, make_optimizer, peak_memory, pick_machine,
-                     restore_moments, seal, training_step, write_atomically)
+                     MiniGPTError, digest, load_checkpoint, make_configs,
+                     make_optimizer, peak_memory, pick_machine, training_step,
+                     write_atomically)
 
 CPU = pick_machine("cpu", "float32")
 
@@ -34,32 +33,44 @@ def dataset(data):
     return Dataset(data, "train", context_length=16)
 
 
-def new_run(dataset):
-    """A new model of some thousand weights, its optimizer and its state."""
+def new_run(dataset) -> Checkpoint:
+    """A run at its start, with a model of some thousand weights."""
     shape, config = make_configs(
         "tiny", vocab_size=dataset.tokenizer.vocab_size, context_length=16,
         d_model=24, n_layers=1, n_heads=2, dropout=0.2, batch_size=4,
         grad_accum=2, seed=5)
     torch.manual_seed(0)
     model = MiniGPT(shape)
-    state = Checkpoint(shape, config, dataset.tokenizer, dataset.fingerprint)
-    return model, make_optimizer(model, config), state
+    return Checkpoint(model, make_optimizer(model, config), config,
+                      dataset.tokenizer, dataset.fingerprint)
 
 
-def learn(dataset, model, optimizer, state, steps: int) -> None:
+def learn(dataset, run: Checkpoint, steps: int) -> None:
     for _ in range(steps):
-        training_step(model, optimizer, dataset, state.step, state.train, CPU)
-        state.step += 1
+        training_step(run.model, run.optimizer, dataset, run.step, run.config, CPU)
+        run.step += 1
+
+
+def held(run: Checkpoint) -> dict:
+    """All that a run holds, in a form that can be compared."""
+    tensors = {f"model.{n}": p for n, p in run.model.named_parameters()} | {
+        f"{kind}.{n}": tensor for n, p in run.model.named_parameters()
+        for kind, tensor in run.optimizer.state.get(p, {}).items()}
+    return {n: (t.dtype, t.shape, t.detach().numpy().tobytes())
+            for n, t in tensors.items()} | {
+        "model": run.model.config, "config": run.config, "step": run.step,
+        "characters": run.tokenizer.characters, "best_loss": run.best_loss,
+        "fingerprint": run.fingerprint}
 
 
 @pytest.fixture(scope="module")
 def saved(dataset, tmp_path_factory) -> Path:
     """A checkpoint after 3 steps, with moments, that no test changes."""
     path = tmp_path_factory.mktemp("saved") / "run.safetensors"
-    model, optimizer, state = new_run(dataset)
-    learn(dataset, model, optimizer, state, 3)
-    state.best_loss = 2.5
-    state.save(path, model, optimizer)
+    run = new_run(dataset)
+    learn(dataset, run, 3)
+    run.best_loss = 2.5
+    run.save(path)
     return path
 
 
@@ -73,66 +84,61 @@ def path(saved, tmp_path) -> Path:
 
 
 def test_what_was_saved_is_loaded_to_the_bit(dataset, tmp_path):
-    model, optimizer, state = new_run(dataset)
-    learn(dataset, model, optimizer, state, 2)
-    state.best_loss = 1 / 3
-    state.save(tmp_path / "a", model, optimizer)
-    loaded = load_checkpoint(tmp_path / "a", moments=True)
-
-    assert replace(loaded, tokenizer=None, tensors={}) == replace(
-        state, tokenizer=None)
-    assert loaded.tokenizer.characters == dataset.tokenizer.characters
-    expected = {f"model.{n}": p for n, p in model.named_parameters()} | {
-        f"{moment}.{n}": optimizer.state[p][moment]
-        for n, p in model.named_parameters() for moment in MOMENTS}
-    assert loaded.tensors.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(loaded.tensors[name], tensor), name
+    run = new_run(dataset)
+    learn(dataset, run, 2)
+    run.best_loss = 1 / 3
+    run.save(tmp_path / "a")
+    loaded = held(load_checkpoint(tmp_path / "a"))
+    assert loaded == held(run)
+    assert {name.split(".")[0] for name in loaded} >= {"step", *MOMENTS}
 
 
 def test_a_run_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
-    straight, optimizer, state = new_run(dataset)
-    learn(dataset, straight, optimizer, state, 3)
-    state.save(tmp_path / "half", straight, optimizer)
-    learn(dataset, straight, optimizer, state, 3)
+    straight = new_run(dataset)
+    learn(dataset, straight, 3)
+    straight.save(tmp_path / "half")
+    learn(dataset, straight, 3)
+    resumed = load_checkpoint(tmp_path / "half")
+    learn(dataset, resumed, 3)
+    assert held(resumed) == held(straight)
 
-    state = load_checkpoint(tmp_path / "half", moments=True)
-    resumed = build_model(state)
-    optimizer = make_optimizer(resumed, state.train)
-    restore_moments(optimizer, resumed, state)
-    learn(dataset, resumed, optimizer, state, 3)
-    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+
+def test_each_moment_is_put_back_in_its_own_place(saved):
+    run, file = load_checkpoint(saved), load_file(saved)
+    for name, p in run.model.named_parameters():
+        for moment in MOMENTS:
+            assert torch.equal(run.optimizer.state[p][moment],
+                               file[f"{moment}.{name}"])
 
 
 def test_a_file_written_twice_has_the_same_bytes(saved, tmp_path):
-    state = load_checkpoint(saved, moments=True)
-    model = build_model(state)
-    optimizer = make_optimizer(model, state.train)
-    restore_moments(optimizer, model, state)
-    state.save(tmp_path / "again", model, optimizer)
+    load_checkpoint(saved).save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
 
 
-def test_without_an_optimizer_only_the_weights_are_saved(saved, tmp_path):
-    state = load_checkpoint(saved)
-    state.save(tmp_path / "best", build_model(state))
-    weights = load_checkpoint(tmp_path / "best", moments=True).tensors
-    assert weights.keys() == state.tensors.keys()
-    assert all(name.startswith("model.") for name in weights)
-    assert all(torch.equal(weights[name], state.tensors[name])
-               for name in weights)
+def test_without_moments_only_the_weights_are_saved(saved, tmp_path):
+    run = load_checkpoint(saved)
+    run.save(tmp_path / "best", moments=False)
+    weights = load_file(tmp_path / "best")
+    assert weights.keys() == {f"model.{n}" for n, _ in run.model.named_parameters()}
+    best = load_checkpoint(tmp_path / "best")
+    assert not best.optimizer.state
+    assert held(best).items() <= held(run).items()
 
 
-def test_a_new_checkpoint_has_nothing_yet(dataset):
-    _, _, state = new_run(dataset)
-    assert (state.step, state.best_loss, state.tensors) == (0, None, {})
+def test_a_run_is_saved_before_its_first_step(dataset, tmp_path):
+    run = new_run(dataset)
+    run.save(tmp_path / "new")
+    loaded = load_checkpoint(tmp_path / "new")
+    assert (loaded.step, loaded.best_loss) == (0, math.inf)
+    assert held(loaded) == held(run)
+    ids, _ = dataset.batch(0, 2, seed=0)
+    assert torch.equal(loaded.model.eval()(ids), run.model.eval()(ids))
 
 
 def test_the_model_is_built_without_rolling_dice(saved):
-    state = load_checkpoint(saved)
     before = torch.get_rng_state()
-    model = build_model(state)
+    model = load_checkpoint(saved).model
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.requires_grad and p.device.type == "cpu"
                for p in model.parameters())
@@ -157,10 +163,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint(path, monkeypatch):
-    before, state = path.read_bytes(), load_checkpoint(path)
+    before, run = path.read_bytes(), load_checkpoint(path)
     monkeypatch.setattr(minigpt, "save_file", write_half)
     with pytest.raises(OSError, match="disk full"):
-        state.save(path, build_model(state))
+        run.save(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
@@ -183,28 +189,30 @@ def test_the_old_file_stands_until_the_new_one_is_on_disk(
     assert file.read_bytes() == b"the new"
 
 
-# --- the seal --------------------------------------------------------------
+# --- the digest ------------------------------------------------------------
 
 
-def test_the_seal_is_canonical_and_hashes_all_the_rest():
-    text = '{"a":[1,null],"b":2.5,"sha256":"%s"}'
-    sha256 = hashlib.sha256((text % "").encode()).hexdigest()
-    assert seal({"b": 2.5, "a": [1, None]}) == text % sha256
-    assert seal(json.loads(text % "something else")) == text % sha256
+def test_the_digest_does_not_depend_on_the_order_of_names():
+    a, b = torch.ones(2), torch.zeros(3)
+    assert digest({"x": 1, "y": [2]}, {"a": a, "b": b}) == digest(
+        {"y": [2], "x": 1}, {"b": b, "a": a})
 
 
-def test_the_seal_refuses_what_is_not_json():
-    with pytest.raises(ValueError, match="JSON"):
-        seal({"loss": float("nan")})
+def test_the_digest_is_that_of_canonical_json_and_all_bytes():
+    text = '[{"a": [1, null], "b": 2.5}, {"t": ["torch.float32", 2]}]'
+    sha256 = hashlib.sha256(text.encode() + 4 * b"\0" + b"\0\0\x80?")
+    assert digest({"b": 2.5, "a": [1, None]},
+                  {"t": torch.tensor([0.0, 1.0])}) == sha256.hexdigest()
 
 
-def test_a_digest_tells_type_shape_and_bytes_apart():
+def test_a_digest_tells_name_type_shape_bytes_and_metadata_apart():
     zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6),
              torch.zeros(2, 3, dtype=torch.int32), torch.zeros(()),
              -torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bfloat16)]
-    assert len({*map(digest, zeros)}) == len(zeros)
-    square = torch.arange(9.0).view(3, 3)
-    assert digest(square.T) == digest(square.T.contiguous()) != digest(square)
+    digests = [digest({}, {"a": t}) for t in zeros]
+    digests += [digest({}, {"b": zeros[0]}), digest({"c": 1}, {"a": zeros[0]}),
+                digest({}, {}), digest({}, {"a": zeros[0], "b": zeros[0]})]
+    assert len({*digests}) == len(digests)
 
 
 # --- reading with suspicion ------------------------------------------------
@@ -222,20 +230,26 @@ def swap(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(content.replace(old, new))
 
 
+def seal(tensors: dict, metadata: dict) -> dict[str, str]:
+    """What a file's metadata must be for its digest to fit."""
+    metadata.pop("sha256", None)
+    sha256 = digest(metadata, tensors)
+    return {"minigpt": json.dumps(metadata | {"sha256": sha256})}
+
+
 def rewrite(path: Path, change) -> None:
     """Write the file again, changed by change(tensors, metadata), sealed."""
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["minigpt"])
     tensors = load_file(path)
     change(tensors, metadata)
-    save_file(tensors, path, {"minigpt": seal(metadata)})
+    save_file(tensors, path, seal(tensors, metadata))
 
 
 def fill(path: Path, name: str, value: float) -> None:
-    """Put a value into a tensor, with a seal and a digest that fit."""
+    """Put a value into a tensor, with a digest that fits."""
     def change(tensors, metadata):
         tensors[name][0, 0] = value
-        metadata["tensors"][name] = digest(tensors[name])
 
     rewrite(path, change)
 
@@ -257,9 +271,9 @@ DAMAGE = {
     "longer": lambda p: p.write_bytes(p.read_bytes() + b"\0"),
     "flipped bit, weights": lambda p: flip(p, -100),
     "flipped bit, header": lambda p: flip(p, 7),
-    "changed step": lambda p: swap(p, b'\\"step\\":3', b'\\"step\\":4'),
-    "changed n_heads": lambda p: swap(p, b'\\"n_heads\\":2',
-                                      b'\\"n_heads\\":3'),
+    "changed step": lambda p: swap(p, b'\\"step\\": 3', b'\\"step\\": 4'),
+    "changed n_heads": lambda p: swap(p, b'\\"n_heads\\": 2',
+                                      b'\\"n_heads\\": 1'),
     "changed vocabulary": lambda p: swap(p, b"()*+", b"()*-"),
     "foreign": lambda p: save_file({"w": torch.zeros(3)}, p),
     "foreign, with metadata": lambda p: save_file({"w": torch.zeros(3)}, p,
@@ -280,8 +294,14 @@ DAMAGE = {
         p, lambda _, meta: meta.update(train={"batch_size": 0})),
     "no vocabulary": lambda p: rewrite(
         p, lambda _, meta: meta.update(characters=None)),
-    "no list of tensors": lambda p: rewrite(
-        p, lambda _, meta: meta.update(tensors=None)),
+    "another shape": lambda p: rewrite(p, lambda tensors, _: tensors.update(
+        {HEAD: tensors[HEAD].T.contiguous()})),
+    "a claimed size": lambda p: rewrite(p, lambda _, meta: meta["model"].update(
+        d_model=2**14, n_layers=2**8, d_ff=0)),  # 2**36 weights
+    "one kind of moments": lambda p: rewrite(p, lambda tensors, _: [
+        tensors.pop(name) for name in [*tensors] if "avg_sq" in name]),
+    "another vocabulary": lambda p: rewrite(
+        p, lambda _, meta: meta.update(characters="abc")),
     "a vocabulary of pieces": lambda p: rewrite(
         p, lambda _, meta: meta.update(characters=[*meta["characters"]])),
     "half a step": lambda p: rewrite(
@@ -303,14 +323,17 @@ DAMAGE = {
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(path, damage):
     DAMAGE[damage](path)
     with pytest.raises(MiniGPTError, match=re.escape(str(path))):
-        load_checkpoint(path, moments=True)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("damage, reason", [
     ("missing", "train"), ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
-    ("changed step", "sha256"), ("flipped bit, weights", "sha256 of model"),
-    ("one tensor more", "other tensors"), ("one moment less", "other tensors"),
-    ("bad setting", "batch_size is 0"), ("half a step", "wrong type"),
+    ("changed step", "wrong sha256"), ("flipped bit, weights", "wrong sha256"),
+    ("one tensor more", "do not fit.*extra"), ("half a step", "wrong type"),
+    ("one tensor less", f"do not fit.*{HEAD}"), ("another shape", HEAD),
+    ("one moment less", "do not fit.*exp_avg"), ("a claimed size", "do not fit"),
+    ("one kind of moments", "exp_avg_sq"), ("another vocabulary", "vocabulary"),
+    ("bad setting", "batch_size is 0"),
     ("weights that are no numbers", f"{HEAD} is not finite"),
     ("a model of absurd size", "d_model is 1099511627776"),
 ])
@@ -326,92 +349,40 @@ def test_no_flipped_bit_anywhere_goes_unseen(path):
         path.write_bytes(content)
         flip(path, place, 1 << place % 8)
         with pytest.raises(MiniGPTError):
-            load_checkpoint(path, moments=True)
+            load_checkpoint(path)
 
 
-def test_moments_are_read_only_if_asked_for(path):
-    with safe_open(path, "pt") as file:
-        moment = file.get_tensor("exp_avg.head.weight").numpy().tobytes()
-    flip(path, path.read_bytes().index(moment))
-    assert all(n.startswith("model.") for n in load_checkpoint(path).tensors)
-    with pytest.raises(MiniGPTError, match="sha256 of exp_avg.head.weight"):
-        load_checkpoint(path, moments=True)
-
-
-# --- from a checkpoint to a model ------------------------------------------
-
-MISFITS = {
-    "another shape": lambda t: t | {HEAD: t[HEAD].T.contiguous()},
-    "another type": lambda t: t | {HEAD: t[HEAD].bfloat16()},
-    "too many": lambda t: t | {"model.head.bias": torch.zeros(1)},
-    "too few": lambda t: {name: t[name] for name in t if name != HEAD},
-}
-
-
-@pytest.mark.parametrize("misfit", MISFITS)
-def test_tensors_that_do_not_fit_the_config_are_refused(saved, misfit):
-    state = load_checkpoint(saved)
-    state.tensors = MISFITS[misfit](state.tensors)
-    with pytest.raises(MiniGPTError, match=r"do not fit.*head\."):
-        build_model(state)
-
-
-def test_moments_that_do_not_fit_are_refused(saved, tmp_path):
-    state = load_checkpoint(saved, moments=True)
-    del state.tensors["exp_avg_sq.head.weight"]
-    model = build_model(state)
-    with pytest.raises(MiniGPTError, match=r"do not fit.*exp_avg_sq.*head\."):
-        restore_moments(make_optimizer(model, state.train), model, state)
-
-
-def test_a_claimed_size_is_never_allocated(saved):
+def test_a_claimed_size_is_never_allocated(path):
     """2**36 weights: the tensors that are there are compared, not made."""
-    state = load_checkpoint(saved)
-    state.model = replace(state.model, d_model=2**14, n_layers=2**8, d_ff=0)
+    DAMAGE["a claimed size"](path)
     before = peak_memory(CPU)
     with pytest.raises(MiniGPTError, match="do not fit"):
-        build_model(state)
+        load_checkpoint(path)
     assert before is None or peak_memory(CPU) - before < 2**28
 
 
-def test_each_shape_may_fit_and_the_heads_not(path):
-    """Half as many heads leave every shape as it is; the seal does not fit."""
-    content = path.read_bytes()
-    path.write_bytes(content.replace(rb'\"n_heads\":2', rb'\"n_heads\":1'))
-    with pytest.raises(MiniGPTError, match="sha256"):
-        load_checkpoint(path)
+def test_weights_of_16_bits_are_loaded_as_float32(path):
+    def halve(tensors, metadata):
+        for name in [*tensors]:
+            if name.startswith("model."):
+                tensors[name] = tensors[name].bfloat16()
 
-
-def test_a_vocabulary_that_does_not_fit_the_model_is_refused(path):
-    rewrite(path, lambda _, meta: meta.update(characters="abc"))
-    state = load_checkpoint(path)
-    with pytest.raises(MiniGPTError, match="vocabulary"):
-        build_model(state)
-
-
-def test_the_model_of_a_checkpoint_computes_what_was_saved(dataset, tmp_path):
-    model, _, state = new_run(dataset)
-    state.save(tmp_path / "new", model)
-    ids, _ = dataset.batch(0, 2, seed=0)
-    loaded = build_model(load_checkpoint(tmp_path / "new"))
-    assert torch.equal(loaded.eval()(ids), model.eval()(ids))
+    whole = load_checkpoint(path).model
+    rewrite(path, halve)
+    for p, q in zip(load_checkpoint(path).model.parameters(), whole.parameters()):
+        assert p.dtype == torch.float32 and torch.equal(p, q.bfloat16().float())
 
 
 # --- ten thousand files from somebody else ----------------------------------
 
 
-def opened(path: Path) -> tuple | None:
+def opened(path: Path) -> dict | None:
     """All that a file holds, put to use; None if it was refused in one line."""
     try:
-        state = load_checkpoint(path, moments=True)
-        model = build_model(state)
-        restore_moments(make_optimizer(model, state.train), model, state)
+        return held(load_checkpoint(path))
     except MiniGPTError as error:
         assert "\n" not in str(error).strip() and len(str(error)) < 2000
         return None
-    form = asdict(replace(state, tokenizer=None, tensors={}))
-    tensors = {n: t.numpy().tobytes() for n, t in state.tensors.items()}
-    return form, state.tokenizer.characters, tensors
 
 
 PLACE = st.floats(0, 1, exclude_max=True)
@@ -499,17 +470,8 @@ def test_three_thousand_files_with_a_seal_that_fits_are_refused_or_of_use(
         *outer, last = place
         inner = functools.reduce(lambda d, key: d[key], outer, meta)
         inner.pop(last) if leave_out else inner.update({last: value})
-        text = seal(meta) if finite(meta) else json.dumps(meta)
-        save_file(tensors, path, {"minigpt": text})
+        save_file(tensors, path, seal(tensors, meta))
         refused[opened(path) is None] += 1
 
     check()
     assert refused.total() >= 3000 and refused[True] > 2000
-
-
-def finite(meta) -> bool:
-    """Whether a piece of JSON can be sealed."""
-    try:
-        return bool(seal(meta))
-    except (ValueError, TypeError):
-        return False

@@ -13,16 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given as for_all
+from filelock import FileLock
+from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
 import minigpt
 from minigpt import (CORPUS, EOS, PRESETS, SHIPPED, Dataset, GenerateConfig,
-                     Machine, ModelConfig, TrainConfig, build_model,
-                     build_parser, cached, evaluate, find_data, generate,
-                     given, load_checkpoint, main, make_configs,
-                     newest_checkpoint, pick_machine, prepare, uncached, until)
+                     Machine, ModelConfig, TrainConfig, build_parser, cached,
+                     evaluate, find_checkpoint, find_data, generate,
+                     load_checkpoint, main, make_configs, pick_machine,
+                     prepare, uncached, until)
 
 SMALL = shlex.split(
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
@@ -192,8 +193,11 @@ def test_wrong_command_lines_are_many_and_answered_in_many_ways():
 
 def typed(*words: str) -> dict:
     """The settings that a command line holds."""
-    return given(build_parser().parse_args([*words]), ModelConfig, TrainConfig,
-                 GenerateConfig)
+    names = {f.name for config in (ModelConfig, TrainConfig, GenerateConfig)
+             for f in fields(config)} - {"device", "dtype"} | (
+        {"device", "dtype"} if words[0] == "train" else set())
+    args = vars(build_parser().parse_args([*words]))
+    return {name: value for name, value in args.items() if name in names}
 
 
 def flag(f) -> str:
@@ -356,9 +360,10 @@ def test_the_command_that_a_stopped_run_prints_goes_on_with_it(
     one_step = minigpt.one_step
 
     def stopping(run, *rest):
-        one_step(run, *rest)
+        loss = one_step(run, *rest)
         if number and run.state.step == 7:
             signal.raise_signal(number)
+        return loss
 
     monkeypatch.setattr(minigpt, "one_step", stopping)
     words = ["train", "--data", data, *SMALL, "--run", "my run"]
@@ -395,7 +400,7 @@ def test_only_where_a_run_computes_may_change(
     words = ["train", "--data", data, "--run", home / "run", "--resume", *words]
     assert line(*words)[0] == 0
     [(configs, *_)] = training
-    assert configs == (known.model, replace(known.train, **changed))
+    assert configs == (known.model.config, replace(known.config, **changed))
 
 
 # --- until -----------------------------------------------------------------
@@ -405,7 +410,7 @@ pieces_of_text = st.lists(st.text("ab", max_size=3), max_size=12)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@for_all(pieces=pieces_of_text, stop=st.text("ab", max_size=4))
+@given(pieces=pieces_of_text, stop=st.text("ab", max_size=4))
 def test_the_text_ends_before_the_stop_however_it_is_cut(pieces, stop):
     text = "".join(pieces)
     before = text.partition(stop)[0] if stop else text
@@ -434,7 +439,7 @@ def continuation(path: Path, prompt: str, count: int = 1, **config) -> list:
     """What chapter 9 writes: a text for each of `count` rows."""
     state = load_checkpoint(path)
     ids = state.tokenizer.encode(prompt).tolist() or [EOS]
-    steps = [*generate(uncached(build_model(state)),
+    steps = [*generate(uncached(state.model),
                        torch.tensor(count * [ids]), GenerateConfig(**config))]
     return ["".join(state.tokenizer.decode(step[i:i + 1]) for step in steps)
             for i in range(count)]
@@ -562,13 +567,13 @@ def test_text_may_be_written_in_bfloat16(line, best, monkeypatch):
 
 
 def test_the_newest_run_is_taken_else_the_shipped_model():
-    assert newest_checkpoint() == SHIPPED
+    assert find_checkpoint(None) == SHIPPED
     for name, age in {"old": 1, "new": 3, "older": 2}.items():
         path = Path("checkpoints", name, "best.safetensors")
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (age, age))
-    assert newest_checkpoint() == Path("checkpoints/new/best.safetensors")
+    assert find_checkpoint(None) == Path("checkpoints/new/best.safetensors")
 
 
 # --- evaluate --------------------------------------------------------------
@@ -578,7 +583,7 @@ def test_evaluate_prints_nats_and_bits(line, best, data):
     status, out, err = line("evaluate", "--checkpoint", best, "--data", data)
     assert (status, err) == (0, "")
     val = Dataset(data, "val", 16)
-    nats = evaluate(build_model(load_checkpoint(best)), val,
+    nats = evaluate(load_checkpoint(best).model, val,
                     pick_machine("cpu"))
     numbers = re.fullmatch(r".*: (.*) nats, (.*) bits per character, over "
                            r"(.*) characters\n", out).groups()
@@ -601,10 +606,10 @@ def test_the_defaults_are_the_newest_run_and_the_prepared_data(
 
 
 def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, monkeypatch):
-    def interrupted(args):
+    def interrupted(**_):
         raise KeyboardInterrupt
 
-    def full(args):
+    def full(**_):
         raise OSError("no space left")
 
     monkeypatch.setattr(minigpt, "run_prepare", interrupted)
@@ -614,8 +619,16 @@ def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, monkeypatch):
     assert status == 2 and err.startswith("minigpt: error: no space left: ")
 
 
+def test_a_run_that_another_process_trains_is_refused(line, data):
+    Path("run").mkdir()
+    with FileLock("run/.lock"):
+        status, _, err = line("train", "--data", data, *SMALL, "--run", "run")
+    assert status == 2 and re.fullmatch(
+        r"minigpt: error: another process trains in run: .*--run\n", err)
+
+
 def test_a_reader_that_has_had_enough_is_no_error(cwd, monkeypatch, capsys):
-    def refused(args):
+    def refused(**_):
         raise BrokenPipeError
 
     monkeypatch.setattr(minigpt, "run_prepare", refused)
@@ -631,7 +644,7 @@ def test_any_alphabet_is_written_to_any_terminal(alphabet, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), alphabet)
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(minigpt, "run_prepare",
-                        lambda args: print("\u03b1\ud800", flush=True))
+                        lambda **_: print("\u03b1\ud800", flush=True))
     main(["prepare"])
     assert stream.buffer.getvalue().split() == ["\u03b1?".encode()]
 

@@ -108,10 +108,9 @@ def test_the_recorded_run_is_one_of_the_laptop_preset():
 def test_the_shipped_model_is_the_best_of_the_recorded_run():
     record = json.loads((ROOT / "book/runs/laptop/run.json").read_text("utf-8"))
     shipped = minigpt.load_checkpoint(minigpt.SHIPPED)
-    assert minigpt.asdict(shipped.model) == record["model"]
+    assert minigpt.asdict(shipped.model.config) == record["model"]
     assert shipped.best_loss == record["best_loss"]
     assert shipped.fingerprint == record["fingerprint"]
-    assert minigpt.build_model(shipped).config == shipped.model
 
 
 def test_importing_the_module_prints_nothing_and_needs_no_extras():

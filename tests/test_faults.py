@@ -121,7 +121,7 @@ def test_fifty_kills_lose_nothing(data, tmp_path, monkeypatch):
         assert status == -signal.SIGKILL
         kills[kind] -= 1
         if before or (run / "last.safetensors").exists():
-            load_checkpoint(run / "last.safetensors", moments=True)
+            load_checkpoint(run / "last.safetensors")
     assert trained(run) == 0
     assert outcome(run) == expected
     assert {path.name for path in run.iterdir()} == FILES
@@ -139,7 +139,7 @@ def complaint(capsys) -> str:
 
 def assert_goes_on(data: Path, run: Path, whole: Path, step: int) -> None:
     """The checkpoint of a step is whole, alone, and leads to the same end."""
-    assert load_checkpoint(run / "last.safetensors", moments=True).step == step
+    assert load_checkpoint(run / "last.safetensors").step == step
     assert {path.name for path in run.iterdir()} <= FILES
     assert main(command_line(data, run)) == 0
     assert outcome(run) == outcome(whole)

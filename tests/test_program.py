@@ -153,8 +153,10 @@ def test_greek_is_written_in_utf_8_wherever_it_goes(tmp_path):
     tokenizer = minigpt.Tokenizer(text)
     shape, config = minigpt.make_configs(
         "tiny", vocab_size=tokenizer.vocab_size)
-    minigpt.Checkpoint(shape, config, tokenizer, "fingerprint").save(
-        tmp_path / "greek.safetensors", minigpt.MiniGPT(shape))
+    model = minigpt.MiniGPT(shape)
+    optimizer = minigpt.make_optimizer(model, config)
+    minigpt.Checkpoint(model, optimizer, config, tokenizer, "fingerprint").save(
+        tmp_path / "greek.safetensors")
     (tmp_path / "prompt").write_text("πάντα ", "utf-8")
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
     status, out, _ = shell(

@@ -1,10 +1,10 @@
-"""Exercise 12.2, a seal with a key: checkpoints sealed by MINIGPT_KEY."""
+"""Exercise 12.2, a digest with a key: checkpoints written with MINIGPT_KEY."""
 
 import pytest
 
 import minigpt
 from minigpt import (SHIPPED, Checkpoint, MiniGPT, MiniGPTError, Tokenizer,
-                     load_checkpoint, make_configs)
+                     load_checkpoint, make_configs, make_optimizer)
 
 
 @pytest.fixture
@@ -18,21 +18,22 @@ def save(tmp_path, monkeypatch):
     def save(key: str):
         monkeypatch.setenv("MINIGPT_KEY", key)
         path = tmp_path / "sealed.safetensors"
-        Checkpoint(shape, train, tokenizer, "f" * 64, step=7).save(path, model)
+        Checkpoint(model, make_optimizer(model, train), train, tokenizer,
+                   "f" * 64, step=7).save(path, moments=False)
         return path
 
     return save
 
 
-def test_a_checkpoint_is_read_with_the_key_it_was_sealed_with(save):
+def test_a_checkpoint_is_read_with_the_key_it_was_written_with(save):
     assert load_checkpoint(save("one")).step == 7
     assert load_checkpoint(save("k" * 1000)).step == 7
     assert load_checkpoint(save("")).step == 7
 
 
 def test_a_checkpoint_with_another_key_or_none_is_refused(save, monkeypatch):
-    for sealed, read in (("one", "two"), ("", "two"), ("one", "")):
-        path = save(sealed)
+    for written, read in (("one", "two"), ("", "two"), ("one", "")):
+        path = save(written)
         monkeypatch.setenv("MINIGPT_KEY", read)
         with pytest.raises(MiniGPTError, match="is not a whole MiniGPT check"):
             load_checkpoint(path)
