@@ -32,7 +32,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
 TAGS = (
-    "tangle naive proof answer hide-input hide-output hide-cell remove-input "
+    "tangle naive proof answer timing hide-input hide-output hide-cell remove-input "
     "remove-output remove-cell skip-execution raises-exception"
 ).split()
 OPTIONS = {"tags": TAGS, "mystnb": ["figure", "image"]}
