@@ -796,8 +796,9 @@ class Checkpoint:
     config: TrainConfig
     tokenizer: Tokenizer
     fingerprint: str  # of the data
+    before: list[int] = field(default_factory=list)  # ids, read before a prompt
     step: int = 0  # how many are done
-    best_loss: float = math.inf  # nats per character, on `val`
+    best_loss: float | None = None  # nats per character, on `val`
 
     def save(self, path: Path, moments: bool = True) -> None:
         """Write a file; once a step is done, with the optimizer's moments."""
@@ -810,7 +811,7 @@ class Checkpoint:
         meta = dict(format=FORMAT, model=asdict(self.model.config),
                     train=asdict(self.config), step=self.step,
                     best_loss=self.best_loss, fingerprint=self.fingerprint,
-                    characters=self.tokenizer.characters)
+                    before=self.before, characters=self.tokenizer.characters)
         meta["sha256"] = digest(meta, tensors)
         texts = {"minigpt": json.dumps(meta, sort_keys=True)}
         write_atomically(path, lambda p: save_file(tensors, p, texts))
@@ -818,11 +819,14 @@ class Checkpoint:
 
 def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
     """A run from what its file holds; MiniGPTError if that does not fit."""
-    step, loss, characters = (
-        meta[key] for key in ("step", "best_loss", "characters"))
-    require((type(step), type(loss), type(characters)) == (int, float, str)
-            and step >= 0, "values of the wrong type")
+    keys = ("step", "characters", "fingerprint", "before", "best_loss")
+    *known, loss = (meta[key] for key in keys)
+    step, characters, fingerprint, before = known
+    require([*map(type, known)] == [int, str, str, list] and step >= 0
+            and (loss is None or type(loss) is float), "values of wrong types")
     config, tokenizer = TrainConfig(**meta["train"]), Tokenizer(characters)
+    require(all(type(i) is int and 0 <= i < tokenizer.vocab_size
+                for i in before), f"before {before}, which are no ids")
     with torch.device("meta"):
         model = MiniGPT(ModelConfig(**meta["model"]))
     require(model.config.vocab_size == tokenizer.vocab_size, "a vocabulary "
@@ -842,8 +846,8 @@ def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
     for name, p in model.named_parameters() if kinds[1:] else ():
         optimizer.state[p] = {m: tensors[f"{m}.{name}"] for m in MOMENTS}
         optimizer.state[p]["step"] = torch.tensor(float(step), device=device)
-    return Checkpoint(model, optimizer, config, tokenizer,
-                      meta["fingerprint"], step, loss)
+    return Checkpoint(model, optimizer, config, tokenizer, fingerprint, before,
+                      step, loss)
 
 
 def load_checkpoint(path: Path, device="cpu") -> Checkpoint:
@@ -917,6 +921,12 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 RUN_FILES = (LAST, BEST, "metrics.jsonl", "samples.jsonl", "run.json")
 
 
+def opening(tokenizer: Tokenizer) -> list[int]:
+    """The ids read before a prompt: `<eos>`, and two `\\n` if it has them."""
+    ids = tokenizer.encode("\n\n", "replace").tolist()
+    return [EOS, *(i for i in ids if i != UNK)]
+
+
 def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
           resume: bool, overwrite: bool) -> Run:
     """A new run, or the run as it was when its last checkpoint was written.
@@ -928,22 +938,27 @@ def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
     require(resume or overwrite or not found, f"{folder} holds a run: give "
             "--resume or --overwrite, or another folder with --run")
     machine, last = pick_machine(config.device, config.dtype), folder / LAST
-    if resume and last in found:
+    require(overwrite or last in found or not found, f"{folder} holds a run "
+            f"without its {LAST}: put that back, or give --overwrite")
+    if resume and found:
         state = load_checkpoint(last, machine.device)
-        require(bool(state.optimizer.state), f"{last} has weights alone: a run "
-                "cannot go on from it")
+        require(state.step == 0 or bool(state.optimizer.state), f"{last} has "
+                "weights alone: a run cannot go on from it")
         require(state.fingerprint == data.fingerprint, f"{folder} learns from "
                 f"data {state.fingerprint[:8]}, these are "
                 f"{data.fingerprint[:8]}: give the same with --data")
         state.config = config
     else:
-        for path in found:
-            path.unlink()
         torch.manual_seed(config.seed)
         shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
         model = MiniGPT(shape).to(machine.device)
         state = Checkpoint(model, make_optimizer(model, config), config,
-                           data.tokenizer, data.fingerprint)
+                           data.tokenizer, data.fingerprint,
+                           opening(data.tokenizer))
+    if state.step == 0:
+        for path in {*found} - {last}:
+            path.unlink()
+        state.save(last)
     trim(folder / "samples.jsonl", state.step)
     records = trim(folder / "metrics.jsonl", state.step)
     seconds = records[-1]["seconds"] if records else 0.0
@@ -957,7 +972,8 @@ def measure(run: Run, val: Dataset) -> None:
     run.log("metrics", val_loss=loss, seconds=run.seconds)
     tqdm.write(f"step {state.step} of {config.max_steps}: validation loss "
                f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
-    if loss < state.best_loss:
+    best = math.inf if state.best_loss is None else state.best_loss
+    if state.step > 0 and loss < best:
         state.best_loss = loss
         state.save(run.folder / BEST, moments=False)
 
@@ -967,14 +983,15 @@ SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
 
 def show_samples(run: Run, reader: Callable) -> None:
     """Write 8 texts that begin with `def `; log them all, print the first."""
-    tokenizer = run.state.tokenizer
-    prompt = tokenizer.encode("def ", "replace").astype(np.int64)
-    prompt = np.array([EOS]) if UNK in prompt else prompt
-    ids = torch.from_numpy(np.tile(prompt, (8, 1))).to(run.machine.device)
-    steps = generate(reader(run.state.model), ids, SAMPLE)
-    rows = torch.stack([*ids.cpu().T, *steps], dim=1)  # (B, n + new)
-    run.log("samples", texts=[tokenizer.decode(row) for row in rows])
-    tqdm.write(f"\n{tokenizer.decode(rows[0])}\n")
+    state, tokenizer = run.state, run.state.tokenizer
+    prompt = tokenizer.encode("def ", "replace").tolist()
+    ids = torch.tensor(state.before + (prompt if UNK not in prompt else []))
+    rows = ids.repeat(8, 1)
+    steps = generate(reader(state.model), rows.to(run.machine.device), SAMPLE)
+    rows = torch.stack([*rows.T, *steps], dim=1)  # (B, n + new)
+    texts = [tokenizer.decode(row[len(state.before):]) for row in rows]
+    run.log("samples", texts=texts)
+    tqdm.write(f"\n{texts[0]}\n")
 
 
 def write_record(run: Run) -> None:
@@ -1043,7 +1060,7 @@ def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
                     measure(run, val)
                 if done or state.step % config.sample_interval == 0:
                     show_samples(run, reader)
-                late = stop.number or time.monotonic() > deadline
+                late = stop.number or time.monotonic() >= deadline
                 if done or late or state.step % config.checkpoint_interval == 0:
                     state.save(folder / LAST)
                     write_record(run)
@@ -1198,9 +1215,11 @@ def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
 
 
 def find_checkpoint(named: Path | None) -> Path:
-    """The file named, else the newest run's best, else the model we ship."""
-    found = sorted(RUNS.glob(f"*/{BEST}"), key=lambda p: p.stat().st_mtime)
-    return named or [SHIPPED, *found][-1]
+    """The file named, else the newest run's best or last, else our own."""
+    found = {path.parent: path for name in (LAST, BEST)  # a best comes first
+             for path in RUNS.glob(f"*/{name}")}
+    newest = sorted(found.values(), key=lambda path: path.stat().st_mtime)
+    return named or [SHIPPED, *newest][-1]
 
 
 def run_generate(checkpoint: Path | None, prompt: str, prompt_file: Path | None,
@@ -1215,12 +1234,16 @@ def run_generate(checkpoint: Path | None, prompt: str, prompt_file: Path | None,
     path = find_checkpoint(checkpoint)
     saved = load_checkpoint(path)
     tokenizer, T = saved.tokenizer, saved.model.config.context_length
-    ids = tokenizer.encode(prompt).tolist() or [EOS]
-    require(len(ids) <= T, f"the prompt has {len(ids)} characters, the model "
-            f"can see {T}: give the last {T} of them")
+    ids = saved.before + tokenizer.encode(prompt).tolist() or [EOS]
+    most = T - len(saved.before)
+    require(len(prompt) <= most, f"the prompt has {len(prompt)} characters, the"
+            f" model can read {most}: give the last {most} of them")
     model = saved.model.to(machine.device, machine.dtype)
-    print(f"{path}: {count_parameters(model):,} parameters, {machine}",
-          file=sys.stderr)
+    loss = "not evaluated yet"
+    if saved.best_loss is not None:
+        loss = f"validation loss {saved.best_loss:.3f} nats per character"
+    print(f"{path}: step {saved.step}, {loss}; {count_parameters(model):,} "
+          f"parameters, {machine}", file=sys.stderr)
     rows = torch.tensor(ids, device=machine.device).repeat(num_samples, 1)
     steps = generate((uncached if no_cache else cached)(model), rows, config)
     with StopSignal() as ended:

@@ -140,7 +140,7 @@ def test_a_worse_model_never_replaces_the_best_even_after_resuming(
     after_step(7, lambda: signal.raise_signal(signal.SIGINT))
     for resume in (False, True):
         train(SHAPE, CONFIG, data, tmp_path, resume)
-    assert kept == [(0, 5.0), (5, 3.0), (20, 2.0)]
+    assert kept == [(5, 3.0), (20, 2.0)]  # never before the first step
 
 
 def test_the_record_says_what_the_run_was(whole, data):
@@ -198,7 +198,7 @@ def test_samples_are_long_enough_to_be_judged(data, tmp_path, monkeypatch):
     assert {*map(len, record["texts"])} == {len("def ") + 240}
 
 
-def test_a_model_of_another_alphabet_begins_with_nothing(tmp_path):
+def test_a_model_of_another_alphabet_begins_a_file(tmp_path):
     for i in range(9):
         text = f"{'αβγδε' * i} τα πάντα ῥεῖ καὶ οὐδὲν μένει\n" * 9
         (tmp_path / f"{i}.txt").write_text(text, "utf-8")
@@ -211,7 +211,8 @@ def test_a_model_of_another_alphabet_begins_with_nothing(tmp_path):
 
     train(SHAPE, replace(CONFIG, max_steps=1, warmup_steps=0),
           tmp_path / "data", tmp_path / "run", reader=reader)
-    assert prompts[0].tolist() == 8 * [[EOS]]
+    [newline] = Dataset(tmp_path / "data", "val", 16).tokenizer.encode("\n")
+    assert prompts[0].tolist() == 8 * [[EOS, newline, newline]]
     [record] = records(tmp_path / "run" / "samples.jsonl")
     assert not any("def" in text for text in record["texts"])
 
@@ -307,15 +308,14 @@ def test_a_finished_run_has_nothing_left_to_do(whole, data, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("step, good", [
-    (5, "not written yet"), (12, ".*last.safetensors")])
+@pytest.mark.parametrize("step", [5, 12])  # after those of steps 0 and 8
 def test_numbers_that_are_none_end_the_run_and_name_the_last_good(
-        whole, data, tmp_path, monkeypatch, after_step, step, good):
+        whole, data, tmp_path, monkeypatch, after_step, step):
     """A weight becomes NaN after a step; the next one must not be taken."""
     loss = minigpt.cross_entropy
     after_step(step, lambda: monkeypatch.setattr(
         minigpt, "cross_entropy", lambda *args: loss(*args) * math.nan))
-    message = f"step {step + 1}: loss nan.*the last good checkpoint: {good}"
+    message = f"step {step + 1}: loss nan.*the last good checkpoint: .*last.safe"
     with pytest.raises(MiniGPTError, match=message):
         train(SHAPE, CONFIG, data, tmp_path)
     monkeypatch.setattr(minigpt, "cross_entropy", loss)
@@ -396,9 +396,54 @@ def test_a_run_does_not_go_on_from_weights_alone(run_folder, data):
 
 
 def test_resume_starts_what_is_not_there(whole, data, tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n')
+    (tmp_path / "last.safetensors.tmp").write_bytes(b"killed before the first st")
     train(SHAPE, CONFIG, data, tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "metrics.jsonl", "run.json"])
+def test_resume_deletes_no_run_whose_checkpoint_is_missing(run_folder, data, name):
+    for path in [*run_folder.iterdir()]:
+        if path.name not in (name, ".lock"):
+            path.unlink()
+    before = contents(run_folder)
+    with pytest.raises(MiniGPTError, match="without its last.*--overwrite"):
+        train(SHAPE, CONFIG, data, run_folder, resume=True)
+    after = contents(run_folder)
+    assert {path: after[path] for path in before} == before
+    assert after.keys() - before.keys() <= {".lock"}
+
+
+def test_the_checkpoint_is_written_first_of_all(whole, data, tmp_path, monkeypatch):
+    """Stopped by an error before its first step, a run can go on all the same."""
+    with monkeypatch.context() as patched:
+        patched.setattr(minigpt, "measure", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(SHAPE, CONFIG, data, tmp_path)
+    last = load_checkpoint(tmp_path / "last.safetensors")
+    assert (last.step, last.best_loss) == (0, None)
+    assert not (tmp_path / "best.safetensors").exists()
+    train(SHAPE, CONFIG, data, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_new_run_leaves_nothing_of_the_old_one(whole, run_folder, data):
+    """A better best of the run that was here must not outlive it."""
+    config = replace(CONFIG, max_steps=1, warmup_steps=0, eval_interval=9)
+    (run_folder / "best.safetensors").write_bytes(b"of the old run")
+    train(SHAPE, config, data, run_folder, overwrite=True)
+    assert load_checkpoint(run_folder / "best.safetensors").step == 1
+
+
+def test_a_stop_evaluates_nothing(data, tmp_path, after_step):
+    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    train(SHAPE, CONFIG, data, tmp_path)
+    assert [r["step"] for r in metrics(tmp_path) if "val_loss" in r] == [0]
+    assert not (tmp_path / "best.safetensors").exists()
 
 
 def test_a_run_goes_on_with_its_own_data_only(run_folder, whole, tmp_path):
@@ -447,8 +492,9 @@ def test_a_compiled_model_trains_and_the_plain_one_is_saved(
     monkeypatch.setattr(minigpt, "compile_model", compile_model)
     train(SHAPE, replace(CONFIG, compile=True), data, tmp_path)
     assert made[0].calls == 20 * CONFIG.grad_accum
-    assert (tmp_path / "best.safetensors").stat().st_size == (
-        whole / "best.safetensors").stat().st_size
+    best, plain = (load_checkpoint(folder / "best.safetensors").model.state_dict()
+                   for folder in (tmp_path, whole))
+    assert all(torch.equal(best[name], plain[name]) for name in plain)
     assert load_checkpoint(tmp_path / "last.safetensors").step == 20
     assert metrics(tmp_path) == metrics(whole)
 

@@ -140,7 +140,7 @@ WRONG = [
     (f"{WRITE} --max-new-tokens -1", "max_new_tokens is -1"),
     (f"{WRITE} --num-samples 0", "--num-samples is 0"),
     (f"{WRITE} --prompt 'def γ'", "'γ' at position 4"),
-    (f"{WRITE} --prompt {17 * 'x'}", "17 characters.* 16"),
+    (f"{WRITE} --prompt {14 * 'x'}", "14 characters.* 13"),
     (f"{WRITE} --prompt x --prompt-file {{home}}/tiny.py", "only one"),
     (f"{WRITE} --prompt-file {{home}}/nowhere", "nowhere"),
     (f"{WRITE} --prompt-file {{home}}/latin1.txt", "decode"),
@@ -438,7 +438,7 @@ def test_nothing_is_written_after_the_stop():
 def continuation(path: Path, prompt: str, count: int = 1, **config) -> list:
     """What chapter 9 writes: a text for each of `count` rows."""
     state = load_checkpoint(path)
-    ids = state.tokenizer.encode(prompt).tolist() or [EOS]
+    ids = state.before + state.tokenizer.encode(prompt).tolist()
     steps = [*generate(uncached(state.model),
                        torch.tensor(count * [ids]), GenerateConfig(**config))]
     return ["".join(state.tokenizer.decode(step[i:i + 1]) for step in steps)
@@ -449,7 +449,7 @@ def write(best, *words) -> list:
     return ["generate", "--checkpoint", best, "--device", "cpu", *words]
 
 
-@pytest.mark.parametrize("prompt", ["def f", "", "x" * 16])
+@pytest.mark.parametrize("prompt", ["def f", "", "x" * 13])
 def test_stdout_is_the_prompt_and_its_continuation_alone(line, best, prompt):
     words = write(best, "--prompt", prompt, "--max-new-tokens", 60)
     status, out, err = line(*words)
@@ -457,6 +457,31 @@ def test_stdout_is_the_prompt_and_its_continuation_alone(line, best, prompt):
     assert (status, out) == (0, prompt + text)
     assert len(text) > 20 and str(best) in err  # past the context, too
     assert line(*words, "--no-cache")[1] == out
+
+
+def test_the_header_names_step_and_loss_of_what_writes(line, best):
+    saved = load_checkpoint(best)
+    _, _, err = line(*write(best, "--max-new-tokens", 1))
+    assert err.startswith(f"{best}: step {saved.step}, validation loss "
+                          f"{saved.best_loss:.3f} nats")
+
+
+def test_a_run_stopped_before_its_first_evaluation_writes_with_its_last(
+        line, data, cwd, after_step):
+    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    assert line("train", "--data", data, *SMALL)[0] == 130
+    _, _, err = line("generate", "--max-new-tokens", 1)
+    last = Path("checkpoints", "tiny", "last.safetensors")
+    assert err.startswith(f"{last}: step 3, not evaluated yet; ")
+
+
+def test_no_prompt_of_the_readme_is_answered_with_blanks(line):
+    """Half of a text of Python are not spaces; `class Shape:` once gave nothing."""
+    for prompt in ("def ", "class Shape:", ""):
+        _, out, _ = line("generate", "--checkpoint", SHIPPED, "--prompt", prompt,
+                         "--num-samples", 20, "--max-new-tokens", 120,
+                         "--min-new-tokens", 120, "--device", "cpu")
+        assert len("".join(out.split())) > len(out) / 2
 
 
 def test_a_prompt_may_come_from_a_file(line, best, cwd):

@@ -73,7 +73,8 @@ LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
 def test_the_program_up_to_a_chapter_passes_its_tests(page, tmp_path):
     program = tangle.tangle(tangle.until(PAGES, page.stem[:2]))
     (tmp_path / "minigpt.py").write_text(program.text, "utf-8")
-    (tmp_path / "data").symlink_to(ROOT / "data")  # the module looks beside it
+    for folder in ("data", "checkpoints"):  # the module looks beside it
+        (tmp_path / folder).symlink_to(ROOT / folder)
     tests = sorted((ROOT / "tests").glob(f"test_{page.stem[:2]}_*.py"))
     code = (
         "import sys, pytest, minigpt; "
