@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite answers book pages module clean
+.PHONY: all train generate test test-all bite answers portable book pages module clean
 
 all: train generate
 
@@ -30,7 +30,10 @@ pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py
 
 book: .venv/book               ## the HTML book, in _build/html
-	$(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going
+	$(BIN)/python book/build.py
+
+portable: .venv/test .venv/book  ## do the pages hold on other machines? (SHIFTS=20)
+	$(BIN)/python tests/portable.py $(if $(SHIFTS),--shifts $(SHIFTS))
 
 module: .venv/test             ## minigpt.py from the chapters
 	$(BIN)/python book/tangle.py
