@@ -530,3 +530,23 @@ def loss_at_start(measured: dict[float, float], least: float,
              ylabel="loss (nats per character)")
     axes.legend(loc="upper left")
     plt.show()
+
+
+# Chapters 05 and 06
+
+def queries_and_keys(model, ids) -> list[tuple]:
+    """What a model's heads compare while it reads ids (B, T).
+
+    For each block, its queries and its keys, each (B, H, T, D). A block makes
+    them, and the values, in one layer called `qkv`; a hook is a function that
+    PyTorch calls with what a layer took and gave.
+    """
+    seen = []
+    hooks = [block.attention.qkv.register_forward_hook(
+        lambda layer, taken, given: seen.append(given.detach()))
+        for block in model.blocks]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    split = [qkv.unflatten(-1, (3, model.config.n_heads, -1)) for qkv in seen]
+    return [(q, k) for q, k, _ in (qkv.permute(2, 0, 3, 1, 4) for qkv in split)]
