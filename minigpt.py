@@ -1345,3 +1345,6 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and tidy up
     sys.exit(main())
+
+
+# tangled: ee503ac319190683c0deb330affe99e4843ccdb14a413259da66b2f0e846191e

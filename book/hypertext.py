@@ -1,7 +1,7 @@
 """A Sphinx extension that turns the book and its program into one hypertext.
 
-Each tangled cell says which lines of `minigpt.py` it becomes, and links there; the
-directive `whole-program` shows the program, each part linked back to its cell;
+Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
+of a companion say which of its lines); the directive `whole-program` shows the program, each part linked back to its cell;
 `every-name` lists the definitions; names in highlighted code link to where the
 book defines them, and those of PyTorch to its documentation.
 """
@@ -30,25 +30,42 @@ TAG = re.compile(r"<[^>]+>")
 
 
 class Book:
-    """The program, its parts in order, and where each name is defined."""
+    """The program, its parts in order, and where each name is defined.
 
-    def __init__(self):
-        self.program = tangle.tangle(tangle.pages())
-        self.parts = list(self.read_parts())
-        self.home = {name: (page, anchor, line, kind)
-                     for page, anchor, first, cell in self.parts
-                     for name, line, kind in defined(cell, first)}
-        self.titles = {page: tangle.title(page)[0] for page in tangle.pages()}
+    `companions` are the parts of the other files that chapters become, by page, and
+    `homes` is where a page's names are: its companion's first, then the program's.
+    """
 
-    def read_parts(self) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
-        """Yield (page, anchor, first line in the module, cell) per cell."""
-        # Blank lines before a cell have its origin, too: the last line counts.
-        line_of = {o: n for n, o in enumerate(self.program.origins, 1)}
-        counts: dict[Path, int] = {}
-        for cell in self.program.cells:
-            counts[cell.chapter] = counts.get(cell.chapter, 0) + 1
-            first = line_of[cell.chapter, cell.line]
-            yield cell.chapter, f"part-{counts[cell.chapter]}", first, cell
+    def __init__(self, toc: Path = tangle.TOC):
+        pages = tangle.pages(toc)
+        self.program = tangle.tangle(pages)
+        self.parts = list(parts(self.program))
+        self.home = home(self.parts)
+        self.companions = {page: list(parts(tangle.tangle(pages, file)))
+                           for page in pages
+                           if (file := tangle.target(page)) != tangle.MODULE}
+        self.titles = {page: tangle.title(page)[0] for page in pages}
+
+    def homes(self, page: Path) -> dict[str, tuple[Path, str, int, str]]:
+        """Where the names on a page are defined."""
+        return self.home | home(self.companions.get(page, []))
+
+
+def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
+    """Yield (page, anchor, first line in its file, cell) for each cell."""
+    # Blank lines before a cell have its origin, too: the last line counts.
+    line_of = {o: n for n, o in enumerate(program.origins, 1)}
+    counts: dict[Path, int] = {}
+    for cell in program.cells:
+        counts[cell.chapter] = counts.get(cell.chapter, 0) + 1
+        first = line_of[cell.chapter, cell.line]
+        yield cell.chapter, f"part-{counts[cell.chapter]}", first, cell
+
+
+def home(parts) -> dict[str, tuple[Path, str, int, str]]:
+    """Where each name is defined: (page, anchor, line in its file, kind)."""
+    return {name: (page, anchor, line, kind) for page, anchor, first, cell in parts
+            for name, line, kind in defined(cell, first)}
 
 
 def defined(cell: tangle.Cell, first: int) -> Iterator[tuple[str, int, str]]:
@@ -87,9 +104,12 @@ def outdated(app: Sphinx, env, added: set, changed: set,
 
 def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Say above each tangled cell which lines of the program it becomes."""
-    parts = [part for part in app.book.parts if page_name(part[0]) == docname]
+    page = tangle.TOC.parent / f"{docname}.md"
+    parts = [part for part in app.book.parts if part[0] == page]
+    companion = app.book.companions.get(page)
     found = [node for node in doctree.findall(nodes.container)
              if "tag_tangle" in node["classes"]]
+    parts = parts if companion is None else companion
     assert len(found) == len(parts), f"{docname}: {len(found)} cells tangled"
     for node, (_, anchor, first, cell) in zip(found, parts):
         names = [f"def-{name}" for name, *_ in defined(cell, first)]
@@ -99,6 +119,9 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         link = nodes.reference(
             "", f"lines {first} to {last} of minigpt.py", internal=True,
             refuri=f"{there}#line-{first}")
+        if companion is not None:
+            file = tangle.target(page)
+            link = nodes.Text(f"lines {first} to {last} of {file}")
         label = nodes.paragraph("", "becomes ", link, classes=["becomes"])
         node.insert(0, label)
 
@@ -198,6 +221,7 @@ def link_names(app: Sphinx, pagename: str, template: str, context: dict,
         return
     page = tangle.TOC.parent / f"{pagename}.md"
     local = own_names(page) if page.exists() else set()
+    home = app.book.homes(page)
 
     def address(words: list[str]) -> str | None:
         """Where a dotted name is explained."""
@@ -205,8 +229,8 @@ def link_names(app: Sphinx, pagename: str, template: str, context: dict,
             full = ".".join([TORCH_ALIASES[words[0]], *words[1:]])
             there = app.torch_names.get(full)
             return there and TORCH_DOCS + there
-        if words[0] in app.book.home and words[0] not in local:
-            target = page_name(app.book.home[words[0]][0])
+        if words[0] in home and words[0] not in local:
+            target = page_name(home[words[0]][0])
             there = app.builder.get_relative_uri(pagename, target)
             return f"{there}#def-{words[0]}"
         return None

@@ -1,19 +1,27 @@
 """Tangle the chapters of the book into `minigpt.py`.
 
     python book/tangle.py                  write minigpt.py
+    python book/tangle.py --force          ... though somebody has edited it
     python book/tangle.py --check          exit 1, with a diff, if it is stale
     python book/tangle.py --until 05       print the program after chapter 5
     python book/tangle.py where 431        say which chapter holds line 431
     python book/tangle.py where < tb.log   make a traceback name the chapters
 
 The program is every code cell tagged `tangle`, in the order of `_toc.yml`, with
-a banner before each chapter. A chapter is a page named `NN_slug.md`.
+a banner before each chapter. A chapter is a page named `NN_slug.md`. One whose
+front matter says `tangle: FILE` becomes that file instead, a companion of the
+program; for its lines, give FILE to `where` as well: `where FILE 12`.
+
+The last line of a tangled file is the sha256 of all before it. A file that does
+not fit its last line was edited by hand, and is not overwritten: the edit is
+shown, with the place in the chapters where it belongs.
 """
 
 import __future__
 import argparse
 import ast
 import difflib
+import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +39,8 @@ from mdit_py_plugins.colon_fence import colon_fence_plugin
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
+MODULE = "minigpt.py"
+SEAL = "# tangled: "  # and the sha256 of what is above
 TAGS = (
     "tangle naive proof answer timing hide-input hide-output hide-cell remove-input "
     "remove-output remove-cell skip-execution raises-exception"
@@ -42,7 +52,7 @@ IMPORTS = {ast.Import, ast.ImportFrom}
 PARSER = get_parser().use(colon_fence_plugin)
 CHAPTER = re.compile(r"(\d+)_(.+)")  # its file name, without .md
 FENCE = re.compile(r"([\s>*+-]|\d+[.)])*(```+|~~~+|:::+)\s*{code-cell}[^`]*$")
-FRAME = re.compile(r'File "(?:[^"]*[/\\])?minigpt\.py", line (\d+)')
+FRAME = r'File "(?:[^"]*[/\\])?{}", line (\d+)'
 
 
 class TangleError(Exception):
@@ -96,6 +106,21 @@ def title(path: Path) -> tuple[str, int]:
         if heading.type == "heading_open" and heading.tag == "h1":
             return inline.content, heading.map[0] + 1
     raise fault(path, 1, "no title: begin the text with a `# ` heading")
+
+
+def target(path: Path) -> str:
+    """Return the file that a page is tangled to, relative to the root.
+
+    Raises TangleError unless that is a Python file inside.
+    """
+    tokens = PARSER.parse(path.read_text(encoding="utf-8"))
+    front = [token.content for token in tokens if token.type == "front_matter"]
+    file = (yaml.safe_load(front[0]) or {}).get("tangle", MODULE) if front else MODULE
+    parts = Path(str(file)).parts
+    if not str(file).endswith(".py") or ".." in parts or Path(file).is_absolute():
+        message = f"tangled to {file!r}: name a .py file inside the repository"
+        raise fault(path, 1, message)
+    return file
 
 
 @dataclass(frozen=True)
@@ -220,6 +245,7 @@ class Program:
     text: str
     origins: list[tuple[Path, int]]
     cells: list[Cell]
+    file: str = MODULE
 
     def where(self, line: int) -> str:
         """Return the place that a line (from 1) of the text comes from.
@@ -232,7 +258,7 @@ class Program:
         return place(*self.origins[line - 1])
 
     def rewrite(self, traceback: str) -> str:
-        """Return a traceback with chapters named in place of minigpt.py."""
+        """Return a traceback with chapters named in place of the file."""
 
         def frame(match: re.Match[str]) -> str:
             try:
@@ -241,18 +267,24 @@ class Program:
                 return match[0]
             return f'File "{name}", line {line}'
 
-        return FRAME.sub(frame, traceback)
+        name = re.escape(Path(self.file).name)
+        return re.sub(FRAME.format(name), frame, traceback)
 
     def load(self, name: str) -> ModuleType:
         """Run the cells as a new module, entered in sys.modules by its name."""
         module = sys.modules[name] = ModuleType(name)
-        module.__file__ = str(self.cells[0].chapter.parents[1] / "minigpt.py")
+        module.__file__ = str(self.cells[0].chapter.parents[1] / self.file)
         flags = 0
         for cell in self.cells:
             code = cell.compile(flags)
             flags |= code.co_flags & __future__.annotations.compiler_flag
             exec(code, vars(module))
         return module
+
+
+def seal(text: str) -> str:
+    """Return a text with a last line that tells whether it was edited."""
+    return f"{text}\n\n{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def write(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
@@ -274,11 +306,13 @@ def write(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
     return jupytext.writes(notebook, form).rstrip("\n") + "\n"
 
 
-def tangle(paths: Sequence[Path]) -> Program:
+def tangle(paths: Sequence[Path], file: str = MODULE) -> Program:
     """Return the program of a book's pages, or of those until a chapter.
 
-    Raises TangleError for what `cells` and `definitions` refuse.
+    It is that of the pages which are tangled to the file. Raises TangleError
+    for what `cells`, `definitions` and `target` refuse.
     """
+    paths = [path for path in paths if target(path) == file]
     found = [cell for path in paths for cell in cells(path)]
     tangled = [cell for cell in found if "tangle" in cell.tags]
     definitions(tangled)  # raises if a rule is broken
@@ -297,7 +331,7 @@ def tangle(paths: Sequence[Path]) -> Program:
         last = cell.line + cell.source.count("\n")
         origins += [(cell.chapter, n) for n in range(cell.line, last + 1)]
         end = start + 1 + len(cell.source)
-    return Program(text, origins, tangled)
+    return Program(text, origins, tangled, file)
 
 
 def oracle(
@@ -320,34 +354,92 @@ def oracle(
     return namespace[name]
 
 
+def difference(program: Program, current: str) -> list[str]:
+    """Return a unified diff from a file's text to the program's."""
+    old, new = current.splitlines(), seal(program.text).splitlines()
+    name = Path(program.file).name
+    return list(difflib.unified_diff(old, new, name, "the chapters", lineterm=""))
+
+
+def edits(program: Program, current: str) -> list[str]:
+    """Return the places in the chapters where a file's text is another."""
+    old = [line for line in current.splitlines() if not line.startswith(SEAL)]
+    new = [*program.text.splitlines(), "", ""]
+    parts = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    lines = [start + 1 for tag, *_, start, _ in parts if tag != "equal"]
+    last = len(program.origins)
+    places = [program.where(min(line, last)) for line in lines or [last]]
+    return list(dict.fromkeys(places))
+
+
+def save(program: Program, root: Path, force: bool = False) -> None:
+    """Write a program to its file under a folder, and say so.
+
+    Raises TangleError, after a diff, if the file was edited by hand.
+    """
+    path = root / program.file
+    current = path.read_text(encoding="utf-8") if path.exists() else ""
+    body = current.rpartition(f"\n\n{SEAL}")[0]
+    if current and current != seal(body) and not force:
+        print(*difference(program, current), sep="\n")
+        places = ", ".join(edits(program, current))
+        message = f"{program.file} was edited by hand: make the change in {places}"
+        raise TangleError(f"{message}, or lose it with --force")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(seal(program.text), encoding="utf-8", newline="\n")
+    temporary.replace(path)
+    lines, chapters = len(program.origins), {c.chapter for c in program.cells}
+    plural = "s" if len(chapters) > 1 else ""
+    print(f"{program.file}: {lines} lines from {len(chapters)} chapter{plural}")
+
+
 def run(args: argparse.Namespace, toc: Path) -> int:
     """Do what the command line says. Return 1 if --check fails, else 0."""
     if args.until is not None:
-        print(tangle(until(pages(toc), args.until)).text, end="")
+        paths = until(pages(toc), args.until)
+        print(tangle(paths, target(paths[-1])).text, end="")
         return 0
-    program = tangle(pages(toc))
-    target = toc.with_name("minigpt.py")
-    current = target.read_text(encoding="utf-8") if target.exists() else ""
-    stale = current != program.text
-    if args.check:
-        old, new = current.splitlines(True), program.text.splitlines(True)
-        for line in difflib.unified_diff(old, new, target.name, "the chapters"):
-            print(line.removesuffix("\n"))
-        return int(stale)
+    files = dict.fromkeys([MODULE, *map(target, pages(toc))])
+    programs = [tangle(pages(toc), file) for file in files]
+    if not args.check and args.command is None:
+        for program in programs:
+            save(program, toc.parent, args.force)
+        return 0
+    stale = {}
+    for program in programs:
+        path = toc.parent / program.file
+        current = path.read_text(encoding="utf-8") if path.exists() else ""
+        stale[program.file] = difference(program, current)
     if args.command == "where":
-        if stale:
-            print("tangle: note: minigpt.py is stale", file=sys.stderr)
-        if args.lines:
-            print(*map(program.where, args.lines), sep="\n")
-        else:
-            print(program.rewrite(sys.stdin.read()), end="")
+        for file in filter(stale.get, stale):
+            print(f"tangle: note: {file} is stale", file=sys.stderr)
+        show_where(args.lines, programs)
         return 0
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(program.text, encoding="utf-8", newline="\n")
-    temporary.replace(target)
-    lines, chapters = len(program.origins), {c.chapter for c in program.cells}
-    print(f"{target.name}: {lines} lines from {len(chapters)} chapters")
-    return 0
+    for line in sum(stale.values(), []):
+        print(line)
+    return int(any(stale.values()))
+
+
+def show_where(words: Sequence[str], programs: Sequence[Program]) -> None:
+    """Print the places of lines, `FILE LINE ...` or `LINE ...`.
+
+    Without any, print the traceback on stdin, with places in it.
+    """
+    if not words:
+        text = sys.stdin.read()
+        for program in programs:
+            text = program.rewrite(text)
+        print(text, end="")
+        return
+    file, lines = MODULE, words
+    if not words[0].isdigit():
+        file, *lines = words
+    known = {program.file: program for program in programs}
+    if file not in known:
+        raise TangleError(f"no file {file!r}: give one of {', '.join(known)}")
+    if not lines or not all(line.isdigit() for line in lines):
+        raise TangleError(f"no line {' '.join(lines)!r}: give whole numbers")
+    print(*(known[file].where(int(line)) for line in lines), sep="\n")
 
 
 def main(argv: Sequence[str] | None = None, toc: Path = TOC) -> int:
@@ -360,12 +452,13 @@ def main(argv: Sequence[str] | None = None, toc: Path = TOC) -> int:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true")
+    mode.add_argument("--force", action="store_true")
     mode.add_argument("--until", metavar="CHAPTER")
     where = parser.add_subparsers(dest="command").add_parser("where")
-    where.add_argument("lines", metavar="LINE", nargs="*", type=int)
+    where.add_argument("lines", metavar="LINE", nargs="*")
     args = parser.parse_args(argv)
-    if args.command and (args.check or args.until is not None):
-        parser.error("where goes without --check and --until")
+    if args.command and (args.check or args.force or args.until is not None):
+        parser.error("where goes without --check, --force and --until")
     try:
         return run(args, toc)
     except (TangleError, OSError, yaml.YAMLError) as error:

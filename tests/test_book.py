@@ -22,7 +22,7 @@ CHAPTERS = [page for page in PAGES if page.stem[:2].isdigit()]
 
 
 def test_the_module_is_what_the_chapters_say():
-    text = tangle.tangle(PAGES).text
+    text = tangle.seal(tangle.tangle(PAGES).text)
     assert text == (ROOT / "minigpt.py").read_text("utf-8")
 
 

@@ -28,6 +28,28 @@ def test_each_part_stands_in_the_lines_that_it_names():
         assert lines[first - 1:last] == cell.source.split("\n")
 
 
+def test_the_names_of_a_companion_are_at_home_on_its_page_alone(tmp_path):
+    """A small book whose second chapter becomes another file."""
+    front = "---\njupytext: {text_representation: {format_name: myst}}\n%s---\n"
+    cells = ("```{code-cell} python\n:tags: [tangle]\n\n\"\"\"Doc.\"\"\"\n```\n\n"
+             "```{code-cell} python\n:tags: [tangle]\n\ndef f():\n    %s\n```\n")
+    book = tmp_path / "book"
+    book.mkdir()
+    (book / "index.md").write_text("# The book\n")
+    (book / "01_a.md").write_text(front % "" + "# A\n\n" + cells % "return 1")
+    (book / "02_b.md").write_text(
+        front % "tangle: extra.py\n" + "# B\n\n" + cells % "return 2")
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/index\nparts:\n- chapters:\n"
+        "  - file: book/01_a\n  - file: book/02_b\n")
+    both = hypertext.Book(tmp_path / "_toc.yml")
+    assert [part[0].stem for part in both.parts] == ["01_a", "01_a"]
+    [(page, parts)] = both.companions.items()
+    assert page.stem == "02_b" and [part[2] for part in parts] == [1, 6]
+    assert both.homes(page)["f"][0].stem == "02_b"
+    assert both.homes(book / "01_a.md")["f"][0].stem == both.home["f"][0].stem == "01_a"
+
+
 def test_each_definition_has_a_home_in_a_chapter():
     own = {name for name, value in vars(minigpt).items()
            if getattr(value, "__module__", None) == "minigpt"}

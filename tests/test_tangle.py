@@ -677,7 +677,7 @@ def test_no_argument_writes_the_program_and_says_so(run, book):
     lines = len(GOLDEN.splitlines())
     said = f"minigpt.py: {lines} lines from 2 chapters\n"
     assert run() == (0, said, "")
-    assert (book.parent / "minigpt.py").read_bytes() == GOLDEN.encode()
+    assert (book.parent / "minigpt.py").read_bytes() == tangle.seal(GOLDEN).encode()
     assert sorted(path.name for path in book.parent.iterdir()) == [
         "_toc.yml",
         "book",
@@ -735,7 +735,15 @@ def test_where_says_that_the_program_is_stale(run):
 
 
 @pytest.mark.parametrize(
-    "argv", [("--until", "9"), ("--until", ""), ("where", "1", "999")]
+    "argv",
+    [
+        ("--until", "9"),
+        ("--until", ""),
+        ("where", "1", "999"),
+        ("where", "1", "two"),
+        ("where", "other.py", "1"),
+        ("where", "minigpt.py"),
+    ],
 )
 def test_wrong_value_is_one_line_on_stderr(run, argv):
     run()
@@ -752,7 +760,7 @@ def test_error_in_a_chapter_is_one_line_and_keeps_the_program(run, book):
     assert (status, text) == (2, "")
     assert errors.startswith("tangle: error: book/02_squares.md:13: unknown ")
     assert errors.count("\n") == 1
-    assert (book.parent / "minigpt.py").read_text() == GOLDEN
+    assert (book.parent / "minigpt.py").read_text() == tangle.seal(GOLDEN)
 
 
 def test_table_of_contents_that_is_not_yaml_is_one_line(run, book):
@@ -777,7 +785,7 @@ def test_missing_table_of_contents_is_one_line(run, book):
         ["--check", "--until", "1"],
         ["--check", "where", "1"],
         ["--until", "", "where", "1"],
-        ["where", "one"],
+        ["--force", "where", "1"],
         ["when"],
     ],
 )
@@ -790,14 +798,137 @@ def test_wrong_command_line_is_refused(book, capsys, argv):
 
 def test_program_is_replaced_at_once_or_not_at_all(run, book, monkeypatch):
     target = book.parent / "minigpt.py"
-    target.write_text("old")
+    target.write_text(tangle.seal("old"))
 
     def fail(*args: object) -> None:
         raise OSError("the disk is on fire")
 
     monkeypatch.setattr(Path, "replace", fail)
     assert run()[0] == 2
-    assert target.read_text() == "old"
+    assert target.read_text() == tangle.seal("old")
+
+
+# Edits of what is tangled
+
+
+def test_an_edit_by_hand_is_shown_with_its_place_and_kept(run, book):
+    run()
+    target = book.parent / "minigpt.py"
+    edited = target.read_text().replace("math.sqrt(x)", "x ** 0.5")
+    target.write_text(edited)
+    status, diff, errors = run()
+    assert status == 2 and target.read_text() == edited
+    assert "-    return x ** 0.5\n+    return math.sqrt(x)\n" in diff
+    assert errors == (
+        "tangle: error: minigpt.py was edited by hand: make the change in "
+        "book/01_roots.md:44, or lose it with --force\n"
+    )
+    assert run("--force")[0] == 0
+    assert target.read_text() == tangle.seal(GOLDEN)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + "X = 1\n",
+        lambda text: "X = 1\n" + text,
+        lambda text: text[:-1],
+        lambda text: text.partition(tangle.SEAL)[0],
+        lambda text: "<<<<<<< ours\n",
+    ],
+)
+def test_no_edit_is_lost_without_a_word(run, book, edit):
+    run()
+    target = book.parent / "minigpt.py"
+    edited = edit(target.read_text())
+    target.write_text(edited)
+    status, _, errors = run()
+    assert (status, target.read_text()) == (2, edited)
+    assert "make the change in book/0" in errors and errors.count("\n") == 1
+
+
+def test_a_stale_program_that_nobody_edited_is_written_anew(run, book):
+    run()
+    chapter = book.parent / "book" / "02_squares.md"
+    chapter.write_text(chapter.read_text().replace("9, 8, 7", "9, 8, 6"))
+    assert run()[0] == 0
+    assert "9, 8, 6" in (book.parent / "minigpt.py").read_text()
+
+
+# Companions
+
+
+COMPANION = '"""A companion."""\n\nimport sys\n'
+
+
+@pytest.fixture
+def two_files(book):
+    """The book, with a third chapter that becomes tools/extra.py."""
+    front = FRONT.replace("---\njupytext", "---\ntangle: tools/extra.py\njupytext")
+    body = [cell(COMPANION.strip()), cell("def root():\n    return sys.argv[3]")]
+    text = front + "# Extra\n\n" + "\n".join(body)
+    (book.parent / "book" / "03_extra.md").write_text(text, encoding="utf-8")
+    with book.open("a") as stream:
+        stream.write("  - file: book/03_extra\n")
+    (book.parent / "tools").mkdir()
+    return book
+
+
+BANNER = "# " + "3. Extra (book/03_extra.md) ".ljust(77, "-")
+EXTRA = f"{COMPANION}\n\n{BANNER}\n\ndef root():\n    return sys.argv[3]\n"
+
+
+def test_a_chapter_may_become_a_companion(two_files, run):
+    status, said, _ = run()
+    assert (status, said.splitlines()[1]) == (
+        0,
+        "tools/extra.py: 9 lines from 1 chapter",
+    )
+    root = two_files.parent
+    assert (root / "minigpt.py").read_text() == tangle.seal(GOLDEN)
+    assert (root / "tools" / "extra.py").read_text() == tangle.seal(EXTRA)
+    assert run("--check") == (0, "", "")
+    (root / "tools" / "extra.py").write_text(tangle.seal(EXTRA + "X = 1\n"))
+    status, diff, _ = run("--check")
+    assert status == 1 and "-X = 1" in diff and "minigpt.py" not in diff
+
+
+def test_a_companion_may_define_a_name_that_the_program_has(two_files, loaded):
+    paths = tangle.pages(two_files)
+    assert "root" in tangle.definitions(tangle.tangle(paths).cells)
+    module = tangle.tangle(paths, "tools/extra.py").load(loaded)
+    assert module.__file__ == str(two_files.parent / "tools" / "extra.py")
+
+
+def test_where_and_until_work_for_a_companion(two_files, run, monkeypatch):
+    run()
+    place = "book/03_extra.md:25\n"
+    assert run("where", "tools/extra.py", "8") == (0, place, "")
+    assert run("--until", "03")[1] == EXTRA
+    frames = 'File "/x/tools/extra.py", line 9\nFile "minigpt.py", line 3'
+    monkeypatch.setattr(sys, "stdin", io.StringIO(frames))
+    assert run("where")[1] == (
+        'File "book/03_extra.md", line 26\nFile "book/01_roots.md", line 18'
+    )
+
+
+def test_tracebacks_of_a_loaded_companion_name_its_chapter(two_files, loaded):
+    program = tangle.tangle(tangle.pages(two_files), "tools/extra.py")
+    with pytest.raises(IndexError) as error:
+        sys.argv[:], saved = sys.argv[:1], sys.argv[:]
+        try:
+            program.load(loaded).root()
+        finally:
+            sys.argv[:] = saved
+    assert last_frame(error.value)[0].endswith("03_extra.md")
+
+
+@pytest.mark.parametrize("file", ["../x.py", "/x.py", "x.md", "7", "[a, b]"])
+def test_a_companion_outside_or_of_another_kind_is_refused(two_files, run, file):
+    chapter = two_files.parent / "book" / "03_extra.md"
+    chapter.write_text(chapter.read_text().replace("tools/extra.py", file))
+    status, _, errors = run()
+    assert status == 2 and "book/03_extra.md:1: tangled to" in errors
 
 
 def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
@@ -808,4 +939,4 @@ def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
     for argv, status in ([], 0), (["--check"], 0), (["--che"], 2):
         command = [sys.executable, script, *argv]
         assert subprocess.run(command, cwd=elsewhere).returncode == status
-    assert (book.parent / "minigpt.py").read_text() == GOLDEN
+    assert (book.parent / "minigpt.py").read_text() == tangle.seal(GOLDEN)
