@@ -1,10 +1,12 @@
 """Settings and their ranges, the two configs, the presets."""
 
+import re
 from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
 from math import inf, nan
 
 import pytest
 
+import minigpt
 from minigpt import (
     PRESETS,
     MiniGPTError,
@@ -35,7 +37,6 @@ SENSELESS = dict(
     min_learning_rate=-1e-9, warmup_steps=-1, weight_decay=-1e-9, beta1=1.0,
     beta2=1.0, grad_clip=0.0, eval_interval=0, eval_windows=0,
     sample_interval=0, checkpoint_interval=0, seed=-1, device=0, dtype=None,
-    compile=1,
 )
 
 
@@ -141,3 +142,7 @@ def test_unknown_preset_is_refused_with_those_that_exist():
 def test_unknown_setting_is_refused_by_name():
     with pytest.raises(MiniGPTError, match="no setting droput, headz"):
         make_configs("tiny", droput=0.1, max_steps=7, headz=2)
+
+
+def test_the_program_has_a_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", minigpt.__version__)
