@@ -19,23 +19,24 @@ C channels (d_model), H heads, D head size (C / H), V vocabulary.
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
-from itertools import takewhile
+from itertools import takewhile, tee
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,14 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 
 # 1. A program you can read (book/01_program.md) ------------------------------
+
+__version__ = "0.2.0"
+
 
 class MiniGPTError(Exception):
     """Something the user can put right; the message says what, and how."""
@@ -139,16 +144,20 @@ PRESETS = {
 }
 
 
+def take(kind: type, values: dict):
+    """A config made of those values that are its fields; they are removed."""
+    names = [f.name for f in fields(kind) if f.name in values]
+    return kind(**{name: values.pop(name) for name in names})
+
+
 def make_configs(preset: str, **changes) -> tuple[ModelConfig, TrainConfig]:
     """The two configs of a preset, with single fields changed by name."""
     require(preset in PRESETS, f"there is no preset {preset!r}: choose one of "
             f"{', '.join(PRESETS)}")
-    values, configs = PRESETS[preset] | changes, []
-    for kind in (ModelConfig, TrainConfig):
-        names = [f.name for f in fields(kind) if f.name in values]
-        configs.append(kind(**{name: values.pop(name) for name in names}))
+    values = PRESETS[preset] | changes
+    configs = take(ModelConfig, values), take(TrainConfig, values)
     require(not values, f"there is no setting {', '.join(values)}: see --help")
-    return configs[0], configs[1]
+    return configs
 
 
 # 2. Text into numbers (book/02_tokenizer.md) ---------------------------------
@@ -205,124 +214,140 @@ class Tokenizer:
 
 # 3. Data (book/03_data.md) ---------------------------------------------------
 
-LIMIT = 2**26  # bytes that a document may have
-TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
+CORPUS = HERE / "data" / "python-stdlib.tar.xz"
 
 
-def read_source(source: Path) -> Iterator[tuple[str, Callable]]:
+def open_files(source: Path, skipped: Counter
+               ) -> Iterator[tuple[str, Callable]]:
     """Yield (name, open) for each file in a folder or archive, or the file.
 
     `open()` gives a binary file. No name in an archive is ever used as a path.
+    A folder that cannot be read is counted in `skipped`.
     """
+    kinds = [suffix.lower() for suffix in source.suffixes[-2:]]
     if source.is_dir():
-        for path in filter(Path.is_file, [*source.rglob("*")]):
-            yield str(path), partial(path.open, "rb")
-    elif source.suffix in (".zip", ".whl"):
+        note = partial(skipped.update, ["folder not readable"])
+        for folder, _, names in os.walk(source, onerror=lambda _: note()):
+            for path in (Path(folder, name) for name in names):
+                if path.is_file() or path.is_symlink():  # no device, no pipe
+                    name = path.relative_to(source).as_posix()
+                    yield name, partial(path.open, "rb")
+    elif kinds[-1:] == [".zip"]:
         with zipfile.ZipFile(source) as archive:
-            for entry in archive.infolist():
-                if not entry.is_dir():
-                    yield entry.filename, partial(archive.open, entry)
-    elif source.name.endswith(TAR):
+            for name in archive.namelist():
+                yield name, partial(archive.open, name)
+    elif ".tar" in kinds or ".tgz" in kinds:
         with tarfile.open(source) as archive:
-            for member in archive:
-                if not member.isdir():
-                    yield member.name, partial(archive.extractfile, member)
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                yield member.name, partial(archive.extractfile, member)
+            archive.fileobj.seek(archive.offset)
+            require(archive.fileobj.read(512) == bytes(512), "cut short")
     else:
-        yield str(source), partial(source.open, "rb")
+        yield "", partial(source.open, "rb")  # any ending will do
 
 
-def read_text(open_file: Callable, unicode: bool) -> tuple[str, str]:
-    """(text, "") of a document in UTF-8, or ("", the reason to skip it)."""
+def read_text(open_file: Callable) -> tuple[str, str]:
+    """(text, "") of a document in UTF-8, or ("", why it is of no use)."""
     try:
-        with open_file() as file:
-            content = file.read(LIMIT + 1)
-        if len(content) > LIMIT:
-            return "", f"larger than {LIMIT >> 20} MiB"
-        text = content.decode("utf-8-sig")
+        with io.TextIOWrapper(open_file(), "utf-8-sig") as file:
+            text = file.read()  # in which every end of a line is "\n"
     except UnicodeDecodeError:
         return "", "not UTF-8"
-    except Exception:  # a damaged archive, a link to nowhere: it may be any
-        return "", "cannot be read"
-    if not unicode and not text.isascii():
-        return "", "not ASCII (--unicode takes it)"
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        require(error.errno is not None, str(error))
+        return "", "not readable"
+    if "\0" in text:
+        return "", "binary"
     return text, "" if text else "empty"
 
 
-def read_texts(source: Path, suffixes: tuple[str, ...],
-               unicode: bool) -> Iterator[tuple[str, str]]:
-    """Yield (text, "") or ("", the reason to skip it) per file of a source."""
+LEFT_OUT = ("site-packages", "node_modules", "__pycache__")  # and hidden ones
+
+
+def read_documents(source: Path, suffixes: tuple[str, ...]
+                   ) -> tuple[list[str], Counter]:
+    """The different texts of a source, and what was skipped, by reason.
+
+    They are in the order of their sha256, the same on every machine.
+    """
+    texts, skipped = {}, Counter()
+    for name, open_file in open_files(source, skipped):
+        folders = Path(name).parts[:-1]
+        if any(part[0] == "." or part in LEFT_OUT for part in folders) or (
+                name and not name.endswith(suffixes)):
+            continue
+        text, reason = read_text(open_file)
+        key = hashlib.sha256(text.encode()).digest()
+        if not reason and key in texts:
+            reason = "duplicate"
+        if reason:
+            skipped[reason] += 1
+        else:
+            texts[key] = text
+    return [texts[key] for key in sorted(texts)], skipped
+
+
+def pieces(text: str, size: int = 2**20) -> Iterator[str]:
+    """A text in pieces, so that what is made of each needs little memory."""
+    return (text[i:i + size] for i in range(0, len(text), size))
+
+
+def choose_vocabulary(texts: list[str]) -> Tokenizer:
+    """A tokenizer for all characters but those rarer than 1 in 100,000."""
+    counts = np.zeros(sys.maxunicode + 1, np.int64)
+    for piece in (piece for text in texts for piece in pieces(text)):
+        found = np.bincount(code_points(piece))
+        counts[:len(found)] += found
+    frequent = np.flatnonzero(counts >= max(1, counts.sum() / 100_000))
+    return Tokenizer("".join(map(chr, frequent)))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text as ids of one or two bytes: a split to learn from, one to test."""
+
+    tokenizer: Tokenizer
+    train: np.ndarray
+    val: np.ndarray
+
+    def fingerprint(self) -> str:
+        """The sha256 of the vocabulary and of both splits."""
+        sha256 = hashlib.sha256(self.tokenizer.characters.encode())
+        for ids in (self.train, self.val):
+            sha256.update(np.ascontiguousarray(ids))
+        return sha256.hexdigest()
+
+
+def read_corpus(source: Path = CORPUS, suffix: str = ".py",
+                tokenizer: Tokenizer | None = None) -> Corpus:
+    """Read, encode and split the text of a source; print what was found.
+
+    Without a tokenizer, one is made of the text. Raises MiniGPTError for a
+    source that is missing or damaged, or has no text in such files.
+    """
     try:
-        for name, open_file in read_source(source):
-            if name.endswith(suffixes):
-                yield read_text(open_file, unicode)
-            else:
-                yield "", "other suffix (--suffix takes it)"
+        texts, skipped = read_documents(source, tuple(suffix.split(",")))
     except Exception as error:  # of a damaged archive, it may be any
-        yield "", f"rest of {source}, which is damaged ({error})"
-
-
-def gather(sources: list[Path], suffixes: tuple[str, ...], unicode: bool,
-           folder: Path) -> tuple[Counter, Counter]:
-    """Write each text of the sources to a file named by its sha256.
-
-    Returns how often each character occurs, and how many files were skipped,
-    by reason. Raises MiniGPTError for a source that is not there.
-    """
-    counts, skipped = Counter(), Counter()
-    for source in sources:
-        require(source.exists(), f"there is no {source}: check the path")
-        for text, reason in read_texts(source, suffixes, unicode):
-            path = folder / hashlib.sha256(text.encode()).hexdigest()
-            if path.exists():
-                reason = "duplicate"
-            if reason:
-                skipped[reason] += 1
-            else:
-                path.write_bytes(text.encode())
-                counts.update(text)
-    return counts, skipped
-
-
-def prepare(sources: list[Path], out: Path, suffixes=(".py",),
-            unicode: bool = False) -> dict:
-    """Turn sources into `tokens.npy` and `meta.json` in the folder `out`.
-
-    Returns the metadata: the vocabulary's characters, where `val` begins, a
-    sha256 (the fingerprint), what was skipped. Equal texts give equal files.
-    Raises MiniGPTError if a source is not there or no text is left.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        texts = Path(scratch, "texts")
-        texts.mkdir()
-        counts, skipped = gather(sources, suffixes, unicode, texts)
-        paths = sorted(texts.iterdir())
-        require(bool(paths), f"{', '.join(map(str, sources))}: no text is left "
-                f"(skipped: {dict(skipped) or 'nothing'}): name other sources, "
-                "or take more with --suffix or --unicode")
-        rare = counts.total() / 100_000 if unicode else 0
-        tokenizer = Tokenizer("".join(c for c in counts if counts[c] >= rare))
-        total, ends, sha256 = counts.total() + len(paths), [0], hashlib.sha256()
-        with open(Path(scratch, "tokens.npy"), "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, dict(descr=tokenizer.to_id.dtype.str, shape=(total,),
-                           fortran_order=False))
-            for path in paths:
-                ids = tokenizer.encode(path.read_bytes().decode(), "replace")
-                ids = np.pad(ids, (0, 1), constant_values=EOS)
-                file.write(ids)
-                sha256.update(ids)
-                ends.append(ends[-1] + len(ids))
-        cut = next(end for end in ends if end >= 0.9 * total)
-        meta = dict(characters=tokenizer.characters, documents=len(paths),
-                    val_start=cut if cut < total else int(0.9 * total),
-                    fingerprint=sha256.hexdigest(),
-                    skipped=dict(sorted(skipped.items())))
-        Path(scratch, "meta.json").write_text(json.dumps(meta), "utf-8")
-        for name in ("tokens.npy", "meta.json"):
-            os.replace(Path(scratch, name), out / name)
-    return meta
+        raise MiniGPTError(f"{source} cannot be read ({error!r}): name a "
+                           "folder, a file or a whole archive") from None
+    report = "".join(f"; skipped {n}: {why}" for why, n in skipped.items())
+    require(len(texts) > 0, f"{source} has no text in files *{suffix}{report}: "
+            "name another source, or see --suffix")
+    tokenizer = tokenizer or choose_vocabulary(texts)
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    ids, at = np.full(ends[-1], EOS, tokenizer.to_id.dtype), 0
+    for text, end in zip(texts, ends):
+        for piece in pieces(text):
+            ids[at:at + len(piece)] = tokenizer.encode(piece, "replace")
+            at += len(piece)
+        at = end  # behind the <eos>
+    cut = ends[np.searchsorted(ends, 0.9 * len(ids))]
+    cut = cut if cut < len(ids) else int(0.9 * len(ids))
+    print(f"{source}: {len(texts):,} documents, {len(ids) - len(texts):,} "
+          f"characters ({np.count_nonzero(ids == UNK):,} of them <unk>), "
+          f"{cut:,} ids to learn from, {len(ids) - cut:,} to test{report}")
+    return Corpus(tokenizer, ids[:cut], ids[cut:])
 
 
 @lru_cache(maxsize=2)
@@ -331,43 +356,40 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-class Dataset:
-    """One split, "train" or "val", of prepared text, as windows of ids."""
+IGNORED = -100  # as a target: nothing is asked here
 
-    def __init__(self, folder: Path, split: str, context_length: int):
-        """MiniGPTError for a folder not prepared, a split below a window."""
-        try:
-            meta = json.loads((folder / "meta.json").read_text("utf-8"))
-            tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-            self.tokenizer = Tokenizer(meta["characters"])
-            self.fingerprint, cut = meta["fingerprint"], meta["val_start"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MiniGPTError(f"{folder} holds no prepared text ({error}): "
-                               "make it with 'minigpt.py prepare'") from None
-        self.tokens = tokens[:cut] if split == "train" else tokens[cut:]
-        self.context_length = T = context_length
-        self.n_chunks = (len(self.tokens) - 1) // T
-        require(self.n_chunks > 0, f"the {split} split has {len(self.tokens)} "
-                f"tokens, a window takes {T + 1}: prepare more text, or lower "
+
+class Dataset:
+    """The ids of one split, as windows of context_length and a target each."""
+
+    def __init__(self, ids: np.ndarray, context_length: int):
+        """Raises MiniGPTError if there is not one window."""
+        self.ids, self.context_length = ids, context_length
+        self.n_chunks = (len(ids) - 1) // context_length
+        require(self.n_chunks > 0, f"a split has {len(ids)} ids, a window takes"
+                f" {context_length + 1}: give more text with --data, or lower "
                 "--context-length")
 
     def windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, T), int64; `<pad>` beyond the split's end."""
-        rows = np.full((len(starts), self.context_length + 1), PAD, np.int64)
-        for row, start in zip(rows, starts):
-            piece = self.tokens[start:start + len(row)]
-            row[:len(piece)] = piece
-        return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+        """Inputs and targets (B, T), int64; `<pad>`, IGNORED beyond the end."""
+        places = starts[:, None] + np.arange(self.context_length + 1)
+        rows = np.take(self.ids, places, mode="clip").astype(np.int64)
+        beyond = places >= len(self.ids)
+        inputs = torch.from_numpy(np.where(beyond, PAD, rows))
+        targets = torch.from_numpy(np.where(beyond, IGNORED, rows))
+        return inputs[:, :-1], targets[:, 1:]
 
     def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """Batch `number` of an endless series: inputs and targets (B, T)."""
         n, places = self.n_chunks, range(number * size, (number + 1) * size)
         chunks = [shuffled(n, seed, place // n)[place % n] for place in places]
-        return self.windows(np.array(chunks) * self.context_length)
+        starts = self.context_length * np.array(chunks)
+        rows = self.ids[starts[:, None] + np.arange(self.context_length)]
+        return self.windows(starts + (rows == EOS).argmax(1))  # or 0
 
     def starts(self, count: int | None = None) -> np.ndarray:
         """`count` evenly spaced starts, or those that cover every token."""
-        last, T = len(self.tokens) - 1, self.context_length
+        last, T = len(self.ids) - 1, self.context_length
         if count is None:
             return np.arange(0, last, T)
         return np.linspace(0, last - T, count).astype(int)
@@ -576,24 +598,25 @@ def uncached(model: MiniGPT) -> NextLogits:
     return next_logits
 
 
-def generate(next_logits: NextLogits, ids: Tensor,
-             config: GenerateConfig) -> Iterator[Tensor]:
-    """Continue each row of ids (B, n); yield (B,) ids per step.
+def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
+             eos: int = EOS, never: Sequence[int] = (PAD, UNK)
+             ) -> Iterator[Tensor]:
+    """Continue each row of ids (B, n); yield int64 (B,) per step.
 
-    A row ends with `<eos>` and is `<pad>` from then on; the iterator ends
-    with the last row, or after max_new_tokens.
+    A row ends with the id `eos`, and repeats it until all have ended or
+    max_new_tokens are written. The ids in `never` are never chosen.
     """
     B, n = ids.shape
     assert n > 0, "there is nothing to continue: begin with <eos>"
     generator = torch.Generator().manual_seed(config.seed)
-    text = F.pad(ids, (0, config.max_new_tokens), value=PAD)
+    text = F.pad(ids, (0, config.max_new_tokens), value=eos)
     ended = torch.zeros(B, dtype=torch.bool)
     for i in range(config.max_new_tokens):
-        never = [PAD, UNK] if i >= config.min_new_tokens else [PAD, UNK, EOS]
+        banned = [*never, eos] if i < config.min_new_tokens else [*never]
         logits = next_logits(text[:, :n + i]).float().cpu()
-        logits = logits.index_fill(-1, torch.tensor(never), -math.inf)
-        chosen = choose(logits, config, generator).masked_fill(ended, PAD)
-        ended |= chosen == EOS
+        logits = logits.index_fill(-1, torch.tensor(banned).long(), -math.inf)
+        chosen = choose(logits, config, generator).masked_fill(ended, eos)
+        ended |= chosen == eos
         if ended.all():
             return
         yield chosen
@@ -667,24 +690,12 @@ def compile_model(model: nn.Module, ids: Tensor, machine: Machine) -> nn.Module:
     return compiled
 
 
-def peak_memory(machine: Machine) -> int | None:
-    """The most bytes this process held at once; None where unknown."""
-    if machine.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(machine.device)
-    if machine.device.type == "mps" or sys.platform == "win32":
-        return None
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 # 11. Learning (book/11_learning.md) ------------------------------------------
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction="mean") -> Tensor:
-    """Nats of logits (B, T, V) for targets (B, T), `<pad>` left out."""
+    """Nats of logits (B, T, V) for targets (B, T), IGNORED ones left out."""
     logits = logits.flatten(0, 1).float()  # (B, T, V) -> (B T, V)
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=PAD,
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED,
                            reduction=reduction)
 
 
@@ -731,8 +742,8 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
         total += loss.item()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item()
     require(math.isfinite(total) and math.isfinite(norm), f"step {step + 1}: "
-            f"loss {total}, gradient norm {norm}: lower --learning-rate, or "
-            "use --dtype float32")
+            f"loss {total}, gradient norm {norm}: --resume from the last check"
+            "point with a lower --learning-rate, or --dtype float32")
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
     optimizer.step()
@@ -751,7 +762,7 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
         inputs, targets = (ids.to(machine.device) for ids in batch)
         with machine.autocast():
             total += cross_entropy(model(inputs), targets, "sum").item()
-        characters += int((targets != PAD).sum())
+        characters += int((targets != IGNORED).sum())
     return total / characters
 
 
@@ -816,8 +827,24 @@ class Checkpoint:
         texts = {"minigpt": json.dumps(meta, sort_keys=True)}
         write_atomically(path, lambda p: save_file(tensors, p, texts))
 
+    def to(self, device: torch.device) -> None:
+        """Move model and optimizer to a device."""
+        self.model.to(device)
+        for moments in self.optimizer.state.values():
+            moments |= {name: t.to(device) for name, t in moments.items()}
 
-def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
+
+class Undrawn(TorchFunctionMode):
+    """Within `with`, layers are made without drawing their first weights."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.__name__.endswith(("normal_", "uniform_")):
+            return kwargs.get("tensor", *args[:1])
+        return func(*args, **kwargs)
+
+
+def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     """A run from what its file holds; MiniGPTError if that does not fit."""
     keys = ("step", "characters", "fingerprint", "before", "best_loss")
     *known, loss = (meta[key] for key in keys)
@@ -827,8 +854,8 @@ def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
     config, tokenizer = TrainConfig(**meta["train"]), Tokenizer(characters)
     require(all(type(i) is int and 0 <= i < tokenizer.vocab_size
                 for i in before), f"before {before}, which are no ids")
-    with torch.device("meta"):
-        model = MiniGPT(ModelConfig(**meta["model"]))
+    with torch.device("meta"), Undrawn():
+        model = MiniGPT(ModelConfig(**meta["model"])).eval()
     require(model.config.vocab_size == tokenizer.vocab_size, "a vocabulary "
             "that does not fit the model")
     kinds = ["model", *(m for m in MOMENTS if f"{m}.head.weight" in tensors)]
@@ -839,19 +866,19 @@ def rebuild(meta: dict, tensors: dict[str, Tensor], device) -> Checkpoint:
     require(not wrong, f"tensors that do not fit its config, {wrong[:1]}")
     for name, tensor in tensors.items():
         require(bool(tensor.isfinite().all()), f"{name} is not finite")
-        tensors[name] = tensor.to(device, torch.float32)
+        tensors[name] = tensor.to(torch.float32, copy=True)
     model.load_state_dict({name: tensors[f"model.{name}"] for name, _
                            in model.named_parameters()}, assign=True)
     optimizer = make_optimizer(model, config)
     for name, p in model.named_parameters() if kinds[1:] else ():
         optimizer.state[p] = {m: tensors[f"{m}.{name}"] for m in MOMENTS}
-        optimizer.state[p]["step"] = torch.tensor(float(step), device=device)
+        optimizer.state[p]["step"] = torch.tensor(float(step))
     return Checkpoint(model, optimizer, config, tokenizer, fingerprint, before,
                       step, loss)
 
 
-def load_checkpoint(path: Path, device="cpu") -> Checkpoint:
-    """Read and verify a checkpoint, and put its tensors on a device.
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint: on the CPU, in float32, ready to use.
 
     Raises MiniGPTError if the file is missing, foreign or damaged.
     """
@@ -863,13 +890,104 @@ def load_checkpoint(path: Path, device="cpu") -> Checkpoint:
                     f"this program does not know (it knows {FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
-        return rebuild(meta, tensors, device)
+        return rebuild(meta, tensors)
     except Exception as error:  # of a foreign file, it may be any
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
                            f"({error}): choose another file") from None
 
 
 # 13. The training run (book/13_run.md) ---------------------------------------
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+RESULTS = (BEST, "metrics.jsonl", "samples.jsonl", "run.json")
+
+
+def opening(tokenizer: Tokenizer) -> list[int]:
+    """The ids read before a prompt: `<eos>`, and two `\\n` if it has them."""
+    ids = tokenizer.encode("\n\n", "replace").tolist()
+    return [EOS, *(i for i in ids if i != UNK)]
+
+
+def save_ids(ids: np.ndarray, path: Path) -> None:
+    """Write ids to a file in NumPy's format, whatever its name."""
+    with open(path, "wb") as file:
+        np.save(file, ids)
+
+
+def start_run(folder: Path, state: Checkpoint, corpus: Corpus) -> None:
+    """Write what a run begins with, in place of any run in the folder."""
+    for name in (*RESULTS, LAST):
+        (folder / name).unlink(missing_ok=True)
+    for name, ids in (("train.npy", corpus.train), ("val.npy", corpus.val)):
+        write_atomically(folder / name, partial(save_ids, ids))
+    state.save(folder / LAST)
+
+
+@dataclass
+class Run:
+    """A run in progress; `seconds` is the time of its training steps."""
+
+    folder: Path
+    state: Checkpoint
+    train: Dataset
+    val: Dataset
+    machine: Machine
+    seconds: float = 0.0
+
+    def log(self, name: str, **record) -> None:
+        """Append a record to NAME.jsonl, as one line, with the step."""
+        line = json.dumps({"step": self.state.step, **record})
+        with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
+            f.write(line + "\n")
+
+
+def trim(log: Path, step: int) -> list[dict]:
+    """Drop the records of a log after a checkpoint's; return the others."""
+    text, records = log.read_text("utf-8") if log.exists() else "", []
+    for line in text.splitlines() if step else ():  # step 0 is saved unlogged
+        with suppress(ValueError, TypeError, KeyError):  # torn, or damaged
+            record = json.loads(line)
+            records += [record] if record["step"] <= step else []
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(log, lambda path: path.write_text(lines, "utf-8"))
+    return records
+
+
+def check_shape(config: ModelConfig, wanted: dict) -> None:
+    """Raise MiniGPTError if a setting that was typed contradicts a model."""
+    for name, value in wanted.items():
+        known = getattr(config, name, value)
+        require(value == known, f"--{name.replace('_', '-')} {value}: the model"
+                f" has {known}: leave it out, or begin another run with --run")
+
+
+def open_run(folder: Path, **changes) -> Run:
+    """The run in a folder, as its last checkpoint was; settings may change.
+
+    Raises MiniGPTError for a setting of the model, or if files do not fit.
+    """
+    state = load_checkpoint(folder / LAST)
+    check_shape(state.model.config, changes)
+    new = {n: v for n, v in changes.items() if hasattr(state.config, n)}
+    state.config = config = replace(state.config, **new)
+    machine = pick_machine(config.device, config.dtype)
+    state.to(machine.device)
+    require(state.step == 0 or bool(state.optimizer.state), f"{folder / LAST} "
+            "has weights alone: use them with generate, or train --init")
+    ids = [np.load(folder / f"{name}.npy", mmap_mode="r")
+           for name in ("train", "val")]
+    require(Corpus(state.tokenizer, *ids).fingerprint() == state.fingerprint,
+            f"{folder}: train.npy and val.npy are not those of {LAST}: put "
+            "them back, or begin another run with --run")
+    train, val = (Dataset(x, state.model.config.context_length) for x in ids)
+    trim(folder / "samples.jsonl", state.step)
+    records = trim(folder / "metrics.jsonl", state.step)
+    seconds = records[-1].get("seconds", 0.0) if records else 0.0
+    run = Run(folder, state, train, val, machine, seconds)
+    if new:
+        run.log("metrics", changes=new, seconds=seconds)
+    return run
+
 
 class StopSignal:
     """Within `with`, `number` is that of the first Ctrl-C or SIGTERM, or 0."""
@@ -889,93 +1007,22 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-@dataclass
-class Run:
-    """A run in progress; `seconds` is the time of its training steps."""
-
-    folder: Path
-    state: Checkpoint
-    machine: Machine
-    seconds: float = 0.0
-
-    def log(self, name: str, **record) -> None:
-        """Append a record to NAME.jsonl, as one line, with the step."""
-        line = json.dumps({"step": self.state.step, **record})
-        with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
-            f.write(line + "\n")
-
-
-def trim(log: Path, step: int) -> list[dict]:
-    """Drop the records of a log after a step; return those that stay."""
-    text, records = log.read_text("utf-8") if log.exists() else "", []
-    for line in text.splitlines():
-        with suppress(ValueError):  # torn when the process was killed
-            records.append(json.loads(line))
-    records = [record for record in records if record["step"] <= step]
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(log, lambda path: path.write_text(text, "utf-8"))
-    return records
-
-
-LAST, BEST = "last.safetensors", "best.safetensors"
-RUN_FILES = (LAST, BEST, "metrics.jsonl", "samples.jsonl", "run.json")
-
-
-def opening(tokenizer: Tokenizer) -> list[int]:
-    """The ids read before a prompt: `<eos>`, and two `\\n` if it has them."""
-    ids = tokenizer.encode("\n\n", "replace").tolist()
-    return [EOS, *(i for i in ids if i != UNK)]
-
-
-def begin(folder: Path, shape: ModelConfig, config: TrainConfig, data: Dataset,
-          resume: bool, overwrite: bool) -> Run:
-    """A new run, or the run as it was when its last checkpoint was written.
-
-    Raises MiniGPTError for a run that exists when neither is asked for, or
-    data other than those it began with.
-    """
-    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    require(resume or overwrite or not found, f"{folder} holds a run: give "
-            "--resume or --overwrite, or another folder with --run")
-    machine, last = pick_machine(config.device, config.dtype), folder / LAST
-    require(overwrite or last in found or not found, f"{folder} holds a run "
-            f"without its {LAST}: put that back, or give --overwrite")
-    if resume and found:
-        state = load_checkpoint(last, machine.device)
-        require(state.step == 0 or bool(state.optimizer.state), f"{last} has "
-                "weights alone: a run cannot go on from it")
-        require(state.fingerprint == data.fingerprint, f"{folder} learns from "
-                f"data {state.fingerprint[:8]}, these are "
-                f"{data.fingerprint[:8]}: give the same with --data")
-        state.config = config
-    else:
-        torch.manual_seed(config.seed)
-        shape = replace(shape, vocab_size=data.tokenizer.vocab_size)
-        model = MiniGPT(shape).to(machine.device)
-        state = Checkpoint(model, make_optimizer(model, config), config,
-                           data.tokenizer, data.fingerprint,
-                           opening(data.tokenizer))
-    if state.step == 0:
-        for path in {*found} - {last}:
-            path.unlink()
-        state.save(last)
-    trim(folder / "samples.jsonl", state.step)
-    records = trim(folder / "metrics.jsonl", state.step)
-    seconds = records[-1]["seconds"] if records else 0.0
-    return Run(folder, state, machine, seconds)
-
-
-def measure(run: Run, val: Dataset) -> None:
+def measure(run: Run) -> None:
     """Evaluate, log and print the loss; keep the weights if it is a best."""
     state, config = run.state, run.state.config
-    loss = evaluate(state.model, val, run.machine, config.eval_windows)
+    loss = evaluate(state.model, run.val, run.machine, config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
-    tqdm.write(f"step {state.step} of {config.max_steps}: validation loss "
-               f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
-    best = math.inf if state.best_loss is None else state.best_loss
-    if state.step > 0 and loss < best:
-        state.best_loss = loss
-        state.save(run.folder / BEST, moments=False)
+    told = (f"step {state.step} of {config.max_steps}: validation loss "
+            f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
+    if state.step > 0:
+        speed = state.step / run.seconds  # steps a second
+        size = config.batch_size * config.grad_accum * run.val.context_length
+        left = (config.max_steps - state.step) / speed / 60
+        told += f", {speed * size:,.0f} characters/s, {left:.1f} minutes left"
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss = loss
+            state.save(run.folder / BEST, moments=False)
+    tqdm.write(told)
 
 
 SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
@@ -994,7 +1041,7 @@ def show_samples(run: Run, reader: Callable) -> None:
     tqdm.write(f"\n{texts[0]}\n")
 
 
-def write_record(run: Run) -> None:
+def write_record(run: Run, **more) -> None:
     """Write run.json: what the run is, and what it took so far."""
     state = run.state
     record = dict(
@@ -1002,23 +1049,26 @@ def write_record(run: Run) -> None:
         step=state.step, best_loss=state.best_loss, machine=str(run.machine),
         fingerprint=state.fingerprint, platform=platform.platform(),
         python=platform.python_version(), torch=torch.__version__,
-        training_seconds=round(run.seconds, 1),
-        peak_memory_bytes=peak_memory(run.machine))
+        training_seconds=round(run.seconds, 1), **more)
     text = json.dumps(record, indent=2) + "\n"
     write_atomically(run.folder / "run.json",
                      lambda path: path.write_text(text, "utf-8"))
 
 
-def one_step(run: Run, model: nn.Module, dataset: Dataset) -> float:
+def finish(run: Run) -> None:
+    """Measure a run's last weights on the whole of `val`; say what became."""
+    loss = evaluate(run.state.model, run.val, run.machine)
+    write_record(run, whole_val_loss=loss)
+    print(f"finished: {run.state.step} steps in {run.seconds / 60:.1f} minutes;"
+          f" {loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of "
+          f"the whole validation split; weights in {run.folder}")
+
+
+def one_step(run: Run, model: nn.Module) -> float:
     """One training step, timed, counted and logged: its loss in nats."""
     start, state = time.perf_counter(), run.state
-    try:
-        loss, norm = training_step(model, state.optimizer, dataset, state.step,
-                                   state.config, run.machine)
-    except MiniGPTError as error:
-        last = next(run.folder.glob(LAST), "not written yet")
-        raise MiniGPTError(
-            f"{error}; the last good checkpoint: {last}") from None
+    loss, norm = training_step(model, state.optimizer, run.train, state.step,
+                               state.config, run.machine)
     run.seconds += time.perf_counter() - start
     rate = learning_rate(state.step, state.config)
     state.step += 1
@@ -1027,46 +1077,37 @@ def one_step(run: Run, model: nn.Module, dataset: Dataset) -> float:
     return loss
 
 
-def train(shape: ModelConfig, config: TrainConfig, data: Path, folder: Path,
-          resume: bool = False, overwrite: bool = False,
-          max_minutes: float = math.inf, reader=uncached) -> tuple[Run, int]:
-    """Train a model in the folder of a run, or continue the run there.
+def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
+    """Train to the last step, or until a signal, or time.monotonic's deadline.
 
-    Returns the run and the signal that ended it, 0 if none; `reader` says
-    how samples are read. Raises MiniGPTError as `begin` and the steps do.
+    Returns the signal's number, 0 if there was none; `reader` says how
+    samples are read. Raises MiniGPTError if a loss is not finite.
     """
-    T, deadline = shape.context_length, time.monotonic() + 60 * max_minutes
-    dataset, val = Dataset(data, "train", T), Dataset(data, "val", T)
-    size = config.batch_size * config.grad_accum * T  # characters in a step
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock", timeout=0), StopSignal() as stop:
-        run = begin(folder, shape, config, dataset, resume, overwrite)
-        state = run.state
-        model = state.model
-        if config.compile:
-            ids, _ = dataset.batch(0, config.batch_size, config.seed)
-            model = compile_model(model, ids, run.machine)
-        write_record(run)
+    state, config, late = run.state, run.state.config, False
+    size = config.batch_size * config.grad_accum * run.train.context_length
+    model = state.model
+    if config.compile:
+        model = compile_model(model, run.train.batch(
+            0, config.batch_size, config.seed)[0], run.machine)
+    with StopSignal() as stop, tqdm(
+            total=config.max_steps * size, initial=state.step * size,
+            unit="char", unit_scale=True, disable=None) as bar:
         if state.step == 0:
-            measure(run, val)
-        with tqdm(total=config.max_steps * size, initial=state.step * size,
-                  unit="char", unit_scale=True, disable=None) as bar:
-            while state.step < config.max_steps:
-                loss = one_step(run, model, dataset)
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update(size)
-                done = state.step == config.max_steps
-                if done or state.step % config.eval_interval == 0:
-                    measure(run, val)
-                if done or state.step % config.sample_interval == 0:
-                    show_samples(run, reader)
-                late = stop.number or time.monotonic() >= deadline
-                if done or late or state.step % config.checkpoint_interval == 0:
-                    state.save(folder / LAST)
-                    write_record(run)
-                if late:
-                    break
-    return run, stop.number
+            measure(run)
+        while state.step < config.max_steps and not late:
+            loss = one_step(run, model)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update(size)
+            done = state.step == config.max_steps
+            late = stop.number or time.monotonic() >= deadline
+            if done or state.step % config.eval_interval == 0:
+                measure(run)
+            if done or state.step % config.sample_interval == 0:
+                show_samples(run, reader)
+            if done or late or state.step % config.checkpoint_interval == 0:
+                state.save(run.folder / LAST)
+                write_record(run)
+    return stop.number
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1113,90 +1154,119 @@ def cached(model: MiniGPT) -> NextLogits:
 
 # 16. The program (book/16_program.md) ----------------------------------------
 
-HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
-CORPUS = HERE / "data" / "python-stdlib.tar.xz"
 SHIPPED = HERE / "checkpoints" / "pretrained.safetensors"
-DATA, RUNS = Path("data", "prepared"), Path("checkpoints")
+RUNS = Path("checkpoints")
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours."""
+@dataclass(frozen=True)
+class RunOptions(Settings):
+    """What `train` may be told, besides the settings of model and training."""
 
-    def error(self, message: str):
-        raise MiniGPTError(f"{message}: see {self.prog} --help")
-
-
-def add_command(commands, name: str, run: Callable, *configs: type) -> Callable:
-    """Add a command with its configs' flags; return its add_argument."""
-    about = run.__doc__
-    parser = commands.add_parser(name, help=about, description=about,
-                                 allow_abbrev=False)
-    parser.set_defaults(run_command=run)
-    for f in (f for config in configs for f in fields(config)):
-        if f.name == "vocab_size":  # comes from the data
-            continue
-        defaults = [f"default {f.default}"] + [
-            f"{p} {v[f.name]}" for p, v in PRESETS.items() if f.name in v]
-        how = {"type": f.type, "metavar": f.type.__name__.upper()}
-        if f.type is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(
-            f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS, **how,
-            help=f"{f.metadata['about']} ({', '.join(defaults)})")
-    return parser.add_argument
+    data: str = setting("", "folder, file or archive to learn from; '': ours")
+    suffix: str = setting(".py", "endings of the files to read: .py,.txt")
+    preset: str = setting("auto", f"settings: auto, {', '.join(PRESETS)}")
+    run: str = setting("", f"folder of the run; '': {RUNS}/PRESET")
+    resume: bool = setting(False, "go on with the run, or start it")
+    overwrite: bool = setting(False, "replace the run")
+    init: str = setting("", "checkpoint whose weights to begin with")
+    max_minutes: float = setting(math.inf, "stop after so many minutes", 0)
 
 
-def run_prepare(sources: list[Path], out: Path, suffix: str,
-                unicode: bool) -> int:
-    """Turn sources into token files; say what was taken and what skipped."""
-    suffixes = tuple(filter(None, suffix.replace(" ", "").split(",")))
-    require(bool(suffixes), f"--suffix is {suffix!r}: give one like .py")
-    meta = prepare(sources or [CORPUS], out, suffixes, unicode)
-    print(f"{out}: {meta['documents']} documents, "
-          f"{len(meta['characters'])} different characters")
-    for reason, count in meta["skipped"].items():
-        print(f"skipped {count}: {reason}")
-    return 0
+@dataclass(frozen=True)
+class WriteOptions(Settings):
+    """What `generate` may be told, besides how to choose characters."""
+
+    checkpoint: str = setting("", "weights; '': the newest run's, or ours")
+    prompt: str = setting("", "text to continue; -: read it from stdin")
+    stop: str = setting("", "end before this text; '': none")
+    num_samples: int = setting(1, "texts to write", 1, 2**16)
+    cache: bool = setting(True, "remember what was read")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
+    dtype: str = setting("auto", "auto, float32 or bfloat16")
 
 
-def find_data(named: Path | None) -> Path:
-    """The folder named, or the default one, prepared if need be."""
-    if named is None and not (DATA / "meta.json").exists():
-        print(f"preparing {CORPUS} in {DATA}")
-        prepare([CORPUS], DATA)
-    return named or DATA
+def flag(f) -> dict:
+    """What argparse is told of a field: its type, and its line of help."""
+    values = [str(f.default)] * (f.default != "")
+    values += [f"{p} {v[f.name]}" for p, v in PRESETS.items() if f.name in v]
+    about = f.metadata["about"] + f" ({', '.join(values)})" * bool(values)
+    about = about.replace("%", "%%")
+    if f.type is bool:
+        return dict(action=argparse.BooleanOptionalAction, help=about)
+    return dict(type=f.type, metavar=f.type.__name__.upper(), help=about)
 
 
-def run_train(preset: str, data: Path | None, run: Path | None, resume: bool,
-              overwrite: bool, max_minutes: float, **changes) -> int:
-    """Train a model, or continue a run."""
-    require(not (resume and overwrite), "--resume and --overwrite contradict "
-            "each other: give one of them")
-    require(max_minutes >= 0, f"--max-minutes is {max_minutes}: give 0 or more")
-    wanted = (changes.get(name, "auto") for name in ("device", "dtype"))
-    machine = pick_machine(*wanted)
-    name, known = preset, {}
+def new_state(options: RunOptions, preset: str, typed: dict
+              ) -> tuple[Checkpoint, Corpus]:
+    """What a new run begins with, and the text that it learns from."""
+    shape, config = make_configs(preset, **typed)
+    pick_machine(config.device, config.dtype)
+    init = load_checkpoint(Path(options.init)) if options.init else None
+    if init is not None:
+        check_shape(init.model.config, typed)
+        shape = init.model.config
+    corpus = read_corpus(Path(options.data or CORPUS), options.suffix,
+                         init and init.tokenizer)
+    for ids in (corpus.train, corpus.val):
+        Dataset(ids, shape.context_length)  # raises if there is no window
+    if init is None:
+        torch.manual_seed(config.seed)
+        shape = replace(shape, vocab_size=corpus.tokenizer.vocab_size)
+    model = MiniGPT(shape) if init is None else init.model
+    before = opening(corpus.tokenizer) if init is None else init.before
+    return Checkpoint(model, make_optimizer(model, config), config,
+                      corpus.tokenizer, corpus.fingerprint(), before), corpus
+
+
+def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
+    """The folder of a run, its preset, and whether there is one to go on with.
+
+    Raises MiniGPTError if what was typed would harm what is there.
+    """
+    require(not options.resume or not (options.overwrite or options.init),
+            "--resume goes without --overwrite and --init: give one of them")
+    preset = options.preset
     if preset == "auto":
-        name = "full" if machine.device.type == "cuda" else "laptop"
-        print(f"preset {name}, because this is {machine}")
-    run = run or RUNS / name
-    if resume and (run / LAST).exists():
-        state = load_checkpoint(run / LAST)
-        known = asdict(state.model.config) | asdict(state.config)
-    values = known if known and preset == "auto" else PRESETS[name]
-    shape, config = make_configs("full", **values | changes)
-    for key, value in (asdict(shape) | asdict(config)).items():
-        free, flag = ("vocab_size", "device", "compile"), key.replace("_", "-")
-        require(key in free or value == known.get(key, value), f"--{flag} "
-                f"{value} contradicts the run, which has {known.get(key)}: "
-                "leave it out, or choose another --run")
-    data = find_data(data)
-    ended, number = train(shape, config, data, run, resume, overwrite,
-                          max_minutes, reader=cached)
-    if ended.state.step < config.max_steps:
-        again = ["train", "--run", str(run), "--data", str(data), "--resume"]
-        print(f"stopped after step {ended.state.step}; go on with:\n"
-              f"python minigpt.py {shlex.join(again)}")
+        machine = pick_machine(typed.get("device", "auto"))
+        preset = "full" if machine.device.type == "cuda" else "laptop"
+    folder = Path(options.run or RUNS / preset)
+    found = [name for name in (LAST, *RESULTS) if (folder / name).exists()]
+    require(options.overwrite or not found or LAST in found, f"{folder} holds "
+            f"results without {LAST}: put that back, or give --overwrite")
+    require(options.overwrite or not found or options.resume, f"{folder} holds "
+            "a run: give --resume or --overwrite, or another folder with --run")
+    return folder, preset, options.resume and LAST in found
+
+
+def run_train(**typed) -> int:
+    """Train a model, or go on with a run."""
+    options = take(RunOptions, typed)
+    deadline = time.monotonic() + 60 * options.max_minutes
+    folder, preset, goes_on = find_run(options, typed)
+    if not goes_on:
+        print(f"preset {preset}, a new run in {folder}")
+        begun = new_state(options, preset, typed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", timeout=0):
+        if not goes_on:
+            start_run(folder, *begun)
+        elif options.data:
+            print(f"--data is not read again: the text is kept in {folder}")
+        run = open_run(folder, **typed if goes_on else {})
+        print(f"{folder}: step {run.state.step} of {run.state.config.max_steps}"
+              f" on {run.machine}" + f", from here on with {typed}" * bool(
+                  goes_on and typed))
+        number = train(run, deadline, cached)
+        again = [sys.executable, sys.argv[0]]
+        quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        if run.state.step < run.state.config.max_steps:
+            again += ["train", "--run", str(folder), "--resume"]
+            print(f"stopped after step {run.state.step}; go on with:")
+        else:
+            finish(run)
+            again += ["generate", "--checkpoint", str(folder / BEST)]
+            print("write with:")
+        print(quote(again))
     return 128 + number if number else 0
 
 
@@ -1214,103 +1284,99 @@ def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
     yield held
 
 
-def find_checkpoint(named: Path | None) -> Path:
+def find_checkpoint(named: str = "") -> Path:
     """The file named, else the newest run's best or last, else our own."""
     found = {path.parent: path for name in (LAST, BEST)  # a best comes first
              for path in RUNS.glob(f"*/{name}")}
     newest = sorted(found.values(), key=lambda path: path.stat().st_mtime)
-    return named or [SHIPPED, *newest][-1]
+    return Path(named) if named else [SHIPPED, *newest][-1]
 
 
-def run_generate(checkpoint: Path | None, prompt: str, prompt_file: Path | None,
-                 stop: str, num_samples: int, no_cache: bool, device: str,
-                 dtype: str, **changes) -> int:
+def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
-    config, machine = GenerateConfig(**changes), pick_machine(device, dtype)
-    require(num_samples > 0, f"--num-samples is {num_samples}: give 1 or more")
-    require(not (prompt and prompt_file), "--prompt, --prompt-file: give only "
-            "one of them")
-    prompt = prompt_file.read_text("utf-8") if prompt_file else prompt
-    path = find_checkpoint(checkpoint)
+    dice = int(np.random.default_rng().integers(2**32))
+    config = take(GenerateConfig, {"seed": dice} | typed)
+    options = take(WriteOptions, typed)
+    machine = pick_machine(options.device, options.dtype)
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    path = find_checkpoint(options.checkpoint)
     saved = load_checkpoint(path)
-    tokenizer, T = saved.tokenizer, saved.model.config.context_length
-    ids = saved.before + tokenizer.encode(prompt).tolist() or [EOS]
-    most = T - len(saved.before)
-    require(len(prompt) <= most, f"the prompt has {len(prompt)} characters, the"
-            f" model can read {most}: give the last {most} of them")
-    model = saved.model.to(machine.device, machine.dtype)
-    loss = "not evaluated yet"
-    if saved.best_loss is not None:
-        loss = f"validation loss {saved.best_loss:.3f} nats per character"
-    print(f"{path}: step {saved.step}, {loss}; {count_parameters(model):,} "
-          f"parameters, {machine}", file=sys.stderr)
-    rows = torch.tensor(ids, device=machine.device).repeat(num_samples, 1)
-    steps = generate((uncached if no_cache else cached)(model), rows, config)
+    decode, n = saved.tokenizer.decode, options.num_samples
+    ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
+    introduce(path, saved, machine, config, len(ids))
+    rows = torch.tensor(ids, device=machine.device).repeat(n, 1)
+    reader = (cached if options.cache else uncached)(
+        saved.model.to(machine.device, machine.dtype))
+    began, written = time.perf_counter(), 0
     with StopSignal() as ended:
-        steps = takewhile(lambda _: not ended.number, steps)
-        steps = list(steps) if num_samples > 1 else steps
-        for i in range(num_samples):
-            if num_samples > 1:
-                print(f"--- sample {i + 1} of {num_samples}", file=sys.stderr)
-            print(prompt, end="", flush=True)
-            pieces = (tokenizer.decode(step[i:i + 1]) for step in steps)
-            for piece in until(pieces, stop):
+        steps = takewhile(lambda _: not ended.number,
+                          generate(reader, rows, config))
+        for i, own in enumerate(tee(steps, n)):
+            print(f"--- sample {i + 1} of {n}\n" * (n > 1) + prompt, end="",
+                  flush=True)
+            for piece in until((decode(step[i:i + 1]) for step in own),
+                               options.stop):
                 print(piece, end="", flush=True)
+                written += len(piece)
+            print(flush=True)
+    speed = written / (time.perf_counter() - began)
+    print(f"{written} characters, {speed:,.0f} a second", file=sys.stderr)
     return 128 + ended.number if ended.number else 0
 
 
-def run_evaluate(checkpoint: Path | None, data: Path | None) -> int:
-    """Measure a checkpoint on the whole validation split."""
-    path, machine = find_checkpoint(checkpoint), pick_machine()
-    saved = load_checkpoint(path, machine.device)
-    val = Dataset(find_data(data), "val", saved.model.config.context_length)
-    require(val.tokenizer.characters == saved.tokenizer.characters,
-            f"{path} was trained on other characters than these data have: "
-            "give the data of its run with --data")
-    loss = evaluate(saved.model, val, machine)
-    print(f"{path}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
-          f"character, over {len(val.tokens) - 1:,} characters")
-    return 0
+def introduce(path: Path, saved: Checkpoint, machine, config, length: int):
+    """Say on stderr what writes, how well it has learned, with what dice."""
+    loss = "not evaluated yet"
+    if saved.best_loss is not None:
+        loss = f"validation loss {saved.best_loss:.3f} nats per character"
+    size = count_parameters(saved.model)
+    print(f"{path}: step {saved.step}, {loss}; {size:,} parameters, {machine}; "
+          f"--seed {config.seed}", file=sys.stderr)
+    T = saved.model.config.context_length
+    unread = window_start(length, T) - len(saved.before)
+    if unread > 0:
+        print(f"the prompt is longer than the {T} characters that the model can"
+              f" see: the first {unread} are not read", file=sys.stderr)
 
 
-FOLDER, FILE = dict(type=Path, metavar="DIR"), dict(type=Path, metavar="FILE")
-SWITCH, TEXT = dict(action="store_true"), dict(metavar="TEXT", default="")
+def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
+    """A prompt and its continuation; settings are those of GenerateConfig.
+
+    `saved` is what load_checkpoint returns, or a run's state. Raises
+    MiniGPTError for a character that the model does not know.
+    """
+    ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
+    rows = torch.tensor([ids], device=saved.model.head.weight.device)
+    steps = generate(cached(saved.model), rows, GenerateConfig(**settings))
+    return prompt + saved.tokenizer.decode([step.item() for step in steps])
 
 
-def build_parser() -> Parser:
-    """The command line: prepare, train, generate, evaluate."""
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str):
+        raise MiniGPTError(f"{message}: see {self.prog} --help")
+
+
+COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
+            "generate": (run_generate, WriteOptions, GenerateConfig)}
+
+
+def parse(argv: list[str] | None) -> tuple[Callable, dict]:
+    """The function of a command line, and the settings that were typed."""
     parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    add = add_command(commands, "prepare", run_prepare)
-    add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder, file, "
-        ".zip, .whl or .tar.* (default: the standard library of Python)")
-    add("--out", **FOLDER, default=DATA, help=f"output (default {DATA})")
-    add("--suffix", metavar="LIST", default=".py",
-        help="file name endings to take, separated by commas (default .py)")
-    add("--unicode", **SWITCH, help="take texts that are not ASCII, too")
-    add = add_command(commands, "train", run_train, ModelConfig, TrainConfig)
-    add("--preset", default="auto", choices=["auto", *PRESETS],
-        help="named settings (default auto: full on CUDA, else laptop)")
-    add("--data", **FOLDER, help=f"prepared text (default {DATA})")
-    add("--run", **FOLDER, help=f"the run's folder (default {RUNS}/PRESET)")
-    add("--resume", **SWITCH, help="continue the run, or start it")
-    add("--overwrite", **SWITCH, help="replace the run")
-    add("--max-minutes", type=float, default=math.inf, metavar="M",
-        help="stop after so many minutes (default: none)")
-    add = add_command(commands, "generate", run_generate, GenerateConfig)
-    add("--checkpoint", **FILE, help="weights (default: the newest run's)")
-    add("--prompt", **TEXT, help="text to continue (default: a new file)")
-    add("--prompt-file", **FILE, help="file with that text (default: none)")
-    add("--stop", **TEXT, help="end before this text (default: none)")
-    add("--num-samples", type=int, default=1, metavar="INT",
-        help="texts to write (default 1, printed as it is written)")
-    add("--no-cache", **SWITCH, help="read all in view for each character")
-    add("--device", default="auto", help="as for train (default auto)")
-    add("--dtype", default="auto", help="as for train (default auto)")
-    add = add_command(commands, "evaluate", run_evaluate)
-    add("--checkpoint", **FILE, help="weights (default: the newest run's)")
-    add("--data", **FOLDER, help=f"prepared text (default {DATA})")
-    return parser
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command",
+                                     required=True)
+    for name, (run, *configs) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=run.__doc__, description=run.__doc__, allow_abbrev=False,
+            argument_default=argparse.SUPPRESS, usage=f"%(prog)s [--flag ...]")
+        for f in (f for config in configs for f in fields(config)):
+            if f.name != "vocab_size":  # comes from the text
+                command.add_argument(f"--{f.name.replace('_', '-')}", **flag(f))
+    typed = vars(parser.parse_args(argv))
+    return COMMANDS[typed.pop("command")][0], typed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1319,8 +1385,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # any alphabet, on any system
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
-        args = vars(build_parser().parse_args(argv))
-        return args.pop("run_command")(**args)
+        run, typed = parse(argv)
+        return run(**typed)
     except BrokenPipeError:  # whoever reads our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -1343,8 +1409,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and tidy up
     sys.exit(main())
 
 
-# tangled: ee503ac319190683c0deb330affe99e4843ccdb14a413259da66b2f0e846191e
+# tangled: f57ee0ff2dde87dc176443949572230b0ecea7969113dad754e3e4fbb28c2306
