@@ -45,7 +45,7 @@ def test_loss_at_the_start_is_that_of_betting_on_nothing(preset):
     with torch.no_grad():
         logits = model(ids[:, :-1]).flatten(0, 1)
     loss = F.cross_entropy(logits, ids[:, 1:].flatten()).item()
-    assert loss == pytest.approx(math.log(99), rel=0.02)
+    assert loss == pytest.approx(math.log(99), rel=0.03)
 
 
 def test_a_text_can_be_read_in_pieces():
