@@ -126,7 +126,6 @@ class TrainConfig(Settings):
     seed: int = setting(0, "number all random choices follow", 0, 2**32 - 1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = setting("auto", "auto, float32 or bfloat16")
-    compile: bool = setting(False, "let PyTorch compile the model first")
 
 
 PRESETS = {
@@ -625,9 +624,6 @@ def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
 
 # 10. The machine (book/10_machine.md) ----------------------------------------
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
 @dataclass(frozen=True)
 class Machine:
     """The device that computes, and the precision of matrix products."""
@@ -665,29 +661,15 @@ def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
         cuda = where.type == "cuda"
         new = cuda and torch.cuda.get_device_capability(where) >= (8, 0)
         dtype = "bfloat16" if new else "float32"
-    require(dtype in DTYPES, f"there is no dtype {dtype!r} here: choose one of "
-            f"auto, {', '.join(DTYPES)}")
-    return Machine(where, DTYPES[dtype])
+    require(dtype in ("float32", "bfloat16"), f"there is no dtype {dtype!r} "
+            "here: choose auto, float32 or bfloat16")
+    return Machine(where, getattr(torch, dtype))
 
 
 def seed_dropout(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
     """Seed PyTorch from the place in the run, so that no state is saved."""
     place = np.random.SeedSequence([seed, step, micro_step, rank])
     torch.manual_seed(int(place.generate_state(1)[0]))
-
-
-def compile_model(model: nn.Module, ids: Tensor, machine: Machine) -> nn.Module:
-    """The model compiled for ids (B, T), or as it is where that fails."""
-    try:
-        compiled = torch.compile(model)
-        with machine.autocast():
-            compiled(ids.to(machine.device)).sum().backward()
-    except Exception as error:  # whatever a compiler may raise
-        print(f"torch.compile failed ({type(error).__name__}), going on "
-              "without it", file=sys.stderr)
-        compiled = model
-    model.zero_grad(set_to_none=True)
-    return compiled
 
 
 # 11. Learning (book/11_learning.md) ------------------------------------------
@@ -940,6 +922,14 @@ class Run:
         with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
             f.write(line + "\n")
 
+    def pace(self) -> str:
+        """How far it is, in characters, how fast, and the time left."""
+        config = self.state.config
+        size = config.batch_size * config.grad_accum * self.val.context_length
+        return tqdm.format_meter(
+            self.state.step * size, config.max_steps * size, self.seconds,
+            ncols=0, unit="char", unit_scale=True)
+
 
 def trim(log: Path, step: int) -> list[dict]:
     """Drop the records of a log after a checkpoint's; return the others."""
@@ -1012,17 +1002,11 @@ def measure(run: Run) -> None:
     state, config = run.state, run.state.config
     loss = evaluate(state.model, run.val, run.machine, config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
-    told = (f"step {state.step} of {config.max_steps}: validation loss "
-            f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character")
-    if state.step > 0:
-        speed = state.step / run.seconds  # steps a second
-        size = config.batch_size * config.grad_accum * run.val.context_length
-        left = (config.max_steps - state.step) / speed / 60
-        told += f", {speed * size:,.0f} characters/s, {left:.1f} minutes left"
-        if state.best_loss is None or loss < state.best_loss:
-            state.best_loss = loss
-            state.save(run.folder / BEST, moments=False)
-    tqdm.write(told)
+    tqdm.write(f"step {state.step}: validation loss {loss:.3f} nats "
+               f"({loss / math.log(2):.3f} bits) per character; {run.pace()}")
+    if state.step > 0 and loss < (state.best_loss or math.inf):
+        state.best_loss = loss
+        state.save(run.folder / BEST, moments=False)
 
 
 SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
@@ -1064,11 +1048,11 @@ def finish(run: Run) -> None:
           f"the whole validation split; weights in {run.folder}")
 
 
-def one_step(run: Run, model: nn.Module) -> float:
+def one_step(run: Run) -> float:
     """One training step, timed, counted and logged: its loss in nats."""
     start, state = time.perf_counter(), run.state
-    loss, norm = training_step(model, state.optimizer, run.train, state.step,
-                               state.config, run.machine)
+    loss, norm = training_step(state.model, state.optimizer, run.train,
+                               state.step, state.config, run.machine)
     run.seconds += time.perf_counter() - start
     rate = learning_rate(state.step, state.config)
     state.step += 1
@@ -1085,17 +1069,13 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     """
     state, config, late = run.state, run.state.config, False
     size = config.batch_size * config.grad_accum * run.train.context_length
-    model = state.model
-    if config.compile:
-        model = compile_model(model, run.train.batch(
-            0, config.batch_size, config.seed)[0], run.machine)
     with StopSignal() as stop, tqdm(
             total=config.max_steps * size, initial=state.step * size,
             unit="char", unit_scale=True, disable=None) as bar:
         if state.step == 0:
             measure(run)
         while state.step < config.max_steps and not late:
-            loss = one_step(run, model)
+            loss = one_step(run)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(size)
             done = state.step == config.max_steps
@@ -1303,7 +1283,13 @@ def run_generate(**typed) -> int:
     saved = load_checkpoint(path)
     decode, n = saved.tokenizer.decode, options.num_samples
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    introduce(path, saved, machine, config, len(ids))
+    print(f"{path}: step {saved.step}, validation loss {saved.best_loss} nats, "
+          f"{machine}, --seed {config.seed}", file=sys.stderr)
+    T = saved.model.config.context_length
+    unread = window_start(len(ids), T) - len(saved.before)
+    if unread > 0:
+        print(f"the first {unread} characters of the prompt are not read: the "
+              f"model can see {T}", file=sys.stderr)
     rows = torch.tensor(ids, device=machine.device).repeat(n, 1)
     reader = (cached if options.cache else uncached)(
         saved.model.to(machine.device, machine.dtype))
@@ -1322,21 +1308,6 @@ def run_generate(**typed) -> int:
     speed = written / (time.perf_counter() - began)
     print(f"{written} characters, {speed:,.0f} a second", file=sys.stderr)
     return 128 + ended.number if ended.number else 0
-
-
-def introduce(path: Path, saved: Checkpoint, machine, config, length: int):
-    """Say on stderr what writes, how well it has learned, with what dice."""
-    loss = "not evaluated yet"
-    if saved.best_loss is not None:
-        loss = f"validation loss {saved.best_loss:.3f} nats per character"
-    size = count_parameters(saved.model)
-    print(f"{path}: step {saved.step}, {loss}; {size:,} parameters, {machine}; "
-          f"--seed {config.seed}", file=sys.stderr)
-    T = saved.model.config.context_length
-    unread = window_start(length, T) - len(saved.before)
-    if unread > 0:
-        print(f"the prompt is longer than the {T} characters that the model can"
-              f" see: the first {unread} are not read", file=sys.stderr)
 
 
 def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
@@ -1412,4 +1383,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: f57ee0ff2dde87dc176443949572230b0ecea7969113dad754e3e4fbb28c2306
+# tangled: 9f4c303ec071f9fc43a53d1351b31d2f6213e23bcd6078d81d596bb36111cfc8
