@@ -1079,11 +1079,11 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(size)
             done = state.step == config.max_steps
-            late = stop.number or time.monotonic() >= deadline
             if done or state.step % config.eval_interval == 0:
                 measure(run)
             if done or state.step % config.sample_interval == 0:
                 show_samples(run, reader)
+            late = stop.number or time.monotonic() >= deadline
             if done or late or state.step % config.checkpoint_interval == 0:
                 state.save(run.folder / LAST)
                 write_record(run)
@@ -1283,8 +1283,11 @@ def run_generate(**typed) -> int:
     saved = load_checkpoint(path)
     decode, n = saved.tokenizer.decode, options.num_samples
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    print(f"{path}: step {saved.step}, validation loss {saved.best_loss} nats, "
-          f"{machine}, --seed {config.seed}", file=sys.stderr)
+    loss = "loss not measured yet"
+    if saved.best_loss is not None:
+        loss = f"validation loss {saved.best_loss:.3f} nats per character"
+    print(f"{path}: step {saved.step}, {loss}; {machine}, --seed {config.seed}",
+          file=sys.stderr)
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
@@ -1383,4 +1386,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 9f4c303ec071f9fc43a53d1351b31d2f6213e23bcd6078d81d596bb36111cfc8
+# tangled: ac0d1f85c5d6e744e2c1826617717e68637b45a9a169bbd86dbb7946fac1c9e9
