@@ -241,7 +241,8 @@ def open_files(source: Path, skipped: Counter
             for member in filter(tarfile.TarInfo.isfile, archive):
                 yield member.name, partial(archive.extractfile, member)
             archive.fileobj.seek(archive.offset)
-            require(archive.fileobj.read(512) == bytes(512), "cut short")
+            rest = archive.fileobj.read()  # to the end: checksums stand there
+            require(rest[:512] == bytes(512), "it is cut short")
     else:
         yield "", partial(source.open, "rb")  # any ending will do
 
@@ -1386,4 +1387,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: ac0d1f85c5d6e744e2c1826617717e68637b45a9a169bbd86dbb7946fac1c9e9
+# tangled: 41824798d466e2a2c6a602c64f239279e56cac640ce06fbf9c2692c3ad050646
