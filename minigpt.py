@@ -1273,6 +1273,19 @@ def find_checkpoint(named: str = "") -> Path:
     return Path(named) if named else [SHIPPED, *newest][-1]
 
 
+def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
+                decode: Callable) -> int:
+    """Print the rows of steps as texts; return how many characters."""
+    written = 0
+    for i, own in enumerate(tee(steps, count)):
+        print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="")
+        for piece in until((decode(step[i:i + 1]) for step in own), stop):
+            print(piece, end="", flush=True)
+            written += len(piece)
+        print(flush=True)
+    return written
+
+
 def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
     dice = int(np.random.default_rng().integers(2**32))
@@ -1281,36 +1294,28 @@ def run_generate(**typed) -> int:
     machine = pick_machine(options.device, options.dtype)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     path = find_checkpoint(options.checkpoint)
-    saved = load_checkpoint(path)
-    decode, n = saved.tokenizer.decode, options.num_samples
+    saved, tell = load_checkpoint(path), partial(print, file=sys.stderr)
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    loss = "loss not measured yet"
-    if saved.best_loss is not None:
-        loss = f"validation loss {saved.best_loss:.3f} nats per character"
-    print(f"{path}: step {saved.step}, {loss}; {machine}, --seed {config.seed}",
-          file=sys.stderr)
+    loss = "loss not measured yet" if saved.best_loss is None else (
+        f"validation loss {saved.best_loss:.3f} nats per character")
+    tell(f"{path}: step {saved.step}, {loss}; {machine}, --seed {config.seed}")
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
-        print(f"the first {unread} characters of the prompt are not read: the "
-              f"model can see {T}", file=sys.stderr)
-    rows = torch.tensor(ids, device=machine.device).repeat(n, 1)
+        tell(f"the first {unread} characters of the prompt are not read, since "
+             f"the model can see {T}")
+    rows = torch.tensor(ids, device=machine.device).repeat(
+        options.num_samples, 1)
     reader = (cached if options.cache else uncached)(
         saved.model.to(machine.device, machine.dtype))
-    began, written = time.perf_counter(), 0
+    began = time.perf_counter()
     with StopSignal() as ended:
         steps = takewhile(lambda _: not ended.number,
                           generate(reader, rows, config))
-        for i, own in enumerate(tee(steps, n)):
-            print(f"--- sample {i + 1} of {n}\n" * (n > 1) + prompt, end="",
-                  flush=True)
-            for piece in until((decode(step[i:i + 1]) for step in own),
-                               options.stop):
-                print(piece, end="", flush=True)
-                written += len(piece)
-            print(flush=True)
-    speed = written / (time.perf_counter() - began)
-    print(f"{written} characters, {speed:,.0f} a second", file=sys.stderr)
+        written = print_texts(steps, prompt, len(rows), options.stop,
+                              saved.tokenizer.decode)
+    seconds = time.perf_counter() - began
+    tell(f"{written} characters, {written / seconds:,.0f} a second")
     return 128 + ended.number if ended.number else 0
 
 
@@ -1387,4 +1392,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 41824798d466e2a2c6a602c64f239279e56cac640ce06fbf9c2692c3ad050646
+# tangled: 4200e129c62c6128620a0f6094470d673e849c64d8ab6644367f1e057c9744a9
