@@ -1278,7 +1278,8 @@ def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
     """Print the rows of steps as texts; return how many characters."""
     written = 0
     for i, own in enumerate(tee(steps, count)):
-        print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="")
+        print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="",
+              flush=True)
         for piece in until((decode(step[i:i + 1]) for step in own), stop):
             print(piece, end="", flush=True)
             written += len(piece)
@@ -1392,4 +1393,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 4200e129c62c6128620a0f6094470d673e849c64d8ab6644367f1e057c9744a9
+# tangled: c1ff4994a13e789146f5089e31500e782a023c86e6e1ce848f4e7e99b8c6b6c2
