@@ -45,6 +45,6 @@ clean:                         ## remove what can be made again
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/test .venv/book .venv/browser: .venv/%: .venv/base
+.venv/test .venv/book .venv/browser .venv/hub: .venv/%: .venv/base
 	$(INSTALL) -e ".[$*]"
 	@touch $@
