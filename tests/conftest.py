@@ -27,11 +27,9 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data(corpus, tmp_path_factory) -> Path:
-    """The corpus, prepared."""
-    out = tmp_path_factory.mktemp("data")
-    minigpt.prepare([corpus], out)
-    return out
+def text(corpus) -> "minigpt.Corpus":
+    """What a run reads of the corpus: its vocabulary, and both splits as ids."""
+    return minigpt.read_corpus(corpus)
 
 
 @pytest.fixture
@@ -40,8 +38,8 @@ def after_step(monkeypatch):
     def install(step, do):
         original, pending = minigpt.one_step, [do]
 
-        def one_step(run, *rest):
-            loss = original(run, *rest)
+        def one_step(run):
+            loss = original(run)
             if run.state.step == step and pending:
                 pending.pop()()
             return loss
