@@ -12,7 +12,6 @@ train: .venv/base              ## train, or continue the run
 
 generate: .venv/base           ## write Python with the newest run
 	$(BIN)/python minigpt.py generate --prompt "def "
-	@echo
 
 test: .venv/test               ## the quick tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -39,7 +38,7 @@ module: .venv/test             ## minigpt.py from the chapters
 	$(BIN)/python book/tangle.py
 
 clean:                         ## remove what can be made again
-	rm -rf .venv _build build *.egg-info data/prepared
+	rm -rf .venv _build build *.egg-info
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -241,7 +241,8 @@ def open_files(source: Path, skipped: Counter
             for member in filter(tarfile.TarInfo.isfile, archive):
                 yield member.name, partial(archive.extractfile, member)
             archive.fileobj.seek(archive.offset)
-            require(archive.fileobj.read(512) == bytes(512), "cut short")
+            rest = archive.fileobj.read()  # to the end: checksums stand there
+            require(rest[:512] == bytes(512), "it is cut short")
     else:
         yield "", partial(source.open, "rb")  # any ending will do
 
@@ -1079,11 +1080,11 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(size)
             done = state.step == config.max_steps
-            late = stop.number or time.monotonic() >= deadline
             if done or state.step % config.eval_interval == 0:
                 measure(run)
             if done or state.step % config.sample_interval == 0:
                 show_samples(run, reader)
+            late = stop.number or time.monotonic() >= deadline
             if done or late or state.step % config.checkpoint_interval == 0:
                 state.save(run.folder / LAST)
                 write_record(run)
@@ -1272,6 +1273,20 @@ def find_checkpoint(named: str = "") -> Path:
     return Path(named) if named else [SHIPPED, *newest][-1]
 
 
+def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
+                decode: Callable) -> int:
+    """Print the rows of steps as texts; return how many characters."""
+    written = 0
+    for i, own in enumerate(tee(steps, count)):
+        print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="",
+              flush=True)
+        for piece in until((decode(step[i:i + 1]) for step in own), stop):
+            print(piece, end="", flush=True)
+            written += len(piece)
+        print(flush=True)
+    return written
+
+
 def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
     dice = int(np.random.default_rng().integers(2**32))
@@ -1280,33 +1295,28 @@ def run_generate(**typed) -> int:
     machine = pick_machine(options.device, options.dtype)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     path = find_checkpoint(options.checkpoint)
-    saved = load_checkpoint(path)
-    decode, n = saved.tokenizer.decode, options.num_samples
+    saved, tell = load_checkpoint(path), partial(print, file=sys.stderr)
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    print(f"{path}: step {saved.step}, validation loss {saved.best_loss} nats, "
-          f"{machine}, --seed {config.seed}", file=sys.stderr)
+    loss = "loss not measured yet" if saved.best_loss is None else (
+        f"validation loss {saved.best_loss:.3f} nats per character")
+    tell(f"{path}: step {saved.step}, {loss}; {machine}, --seed {config.seed}")
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
-        print(f"the first {unread} characters of the prompt are not read: the "
-              f"model can see {T}", file=sys.stderr)
-    rows = torch.tensor(ids, device=machine.device).repeat(n, 1)
+        tell(f"the first {unread} characters of the prompt are not read, since "
+             f"the model can see {T}")
+    rows = torch.tensor(ids, device=machine.device).repeat(
+        options.num_samples, 1)
     reader = (cached if options.cache else uncached)(
         saved.model.to(machine.device, machine.dtype))
-    began, written = time.perf_counter(), 0
+    began = time.perf_counter()
     with StopSignal() as ended:
         steps = takewhile(lambda _: not ended.number,
                           generate(reader, rows, config))
-        for i, own in enumerate(tee(steps, n)):
-            print(f"--- sample {i + 1} of {n}\n" * (n > 1) + prompt, end="",
-                  flush=True)
-            for piece in until((decode(step[i:i + 1]) for step in own),
-                               options.stop):
-                print(piece, end="", flush=True)
-                written += len(piece)
-            print(flush=True)
-    speed = written / (time.perf_counter() - began)
-    print(f"{written} characters, {speed:,.0f} a second", file=sys.stderr)
+        written = print_texts(steps, prompt, len(rows), options.stop,
+                              saved.tokenizer.decode)
+    seconds = time.perf_counter() - began
+    tell(f"{written} characters, {written / seconds:,.0f} a second")
     return 128 + ended.number if ended.number else 0
 
 
@@ -1383,4 +1393,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 9f4c303ec071f9fc43a53d1351b31d2f6213e23bcd6078d81d596bb36111cfc8
+# tangled: c1ff4994a13e789146f5089e31500e782a023c86e6e1ce848f4e7e99b8c6b6c2

@@ -35,7 +35,6 @@ SENSELESS = dict(
     min_learning_rate=-1e-9, warmup_steps=-1, weight_decay=-1e-9, beta1=1.0,
     beta2=1.0, grad_clip=0.0, eval_interval=0, eval_windows=0,
     sample_interval=0, checkpoint_interval=0, seed=-1, device=0, dtype=None,
-    compile=1,
 )
 
 

@@ -1,11 +1,13 @@
-"""From files and archives to ids on disk, and from those to batches."""
+"""From files and archives to ids, and from those to batches."""
 
 import gzip
 import hashlib
 import io
-import json
+import os
+import re
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -16,9 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import EOS, PAD, UNK, Dataset, MiniGPTError, Tokenizer, prepare
-
-PREPARED = {"meta.json", "tokens.npy"}
+from minigpt import (EOS, IGNORED, PAD, UNK, Corpus, Dataset, MiniGPTError, Tokenizer,
+                     pieces, read_corpus, read_documents)
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -30,400 +31,399 @@ def write(folder: Path, **files: str | bytes) -> Path:
     return folder
 
 
-def read(out: Path) -> tuple[np.ndarray, dict]:
-    """The ids and the metadata of a prepared folder."""
-    meta = json.loads((out / "meta.json").read_text("utf-8"))
-    return np.load(out / "tokens.npy"), meta
+def documents(source: Path, *suffixes: str) -> list[str]:
+    """The texts that are read from a source."""
+    return read_documents(source, suffixes or (".py",))[0]
 
 
-def ends(tokens: np.ndarray) -> list[int]:
-    """The places at which a document has ended."""
-    return (np.flatnonzero(tokens == EOS) + 1).tolist()
+def skipped(source: Path) -> dict[str, int]:
+    return dict(read_documents(source, (".py",))[1])
 
 
-def chunks(dataset: Dataset) -> list[list[int]]:
-    """The inputs of all chunks of a split, sorted."""
-    starts = np.arange(dataset.n_chunks) * dataset.context_length
-    return sorted(dataset.windows(starts)[0].tolist())
+def same(a: Corpus, b: Corpus) -> bool:
+    return a.fingerprint() == b.fingerprint() and (
+        a.tokenizer.characters == b.tokenizer.characters
+        and np.array_equal(a.train, b.train) and np.array_equal(a.val, b.val))
 
 
-# Preparing
+@pytest.fixture(scope="module")
+def read(corpus) -> Corpus:
+    """The corpus of all tests, read."""
+    return read_corpus(corpus)
 
 
-def test_documents_stand_in_the_order_of_their_hashes_each_before_an_eos(
-    corpus, data
-):
-    tokens, meta = read(data)
-    decode = Tokenizer(meta["characters"]).decode
+# --- what is read ----------------------------------------------------------
+
+
+def test_documents_stand_in_the_order_of_their_hashes_each_before_an_eos(corpus, read):
     texts = [path.read_bytes() for path in corpus.iterdir()]
     texts.sort(key=lambda text: hashlib.sha256(text).digest())
-    pieces = np.split(tokens, ends(tokens))
-    assert [decode(piece).encode() for piece in pieces] == [*texts, b""]
-    assert (tokens == EOS).sum() == meta["documents"] == len(texts)
-    assert meta["characters"] == "".join(sorted({*b"".join(texts).decode()}))
+    ids = np.concatenate([read.train, read.val])
+    parts = np.split(ids, np.flatnonzero(ids == EOS) + 1)
+    decode = read.tokenizer.decode
+    assert [decode(part).encode() for part in parts] == [*texts, b""]
+    assert read.tokenizer.characters == "".join(sorted({*b"".join(texts).decode()}))
+    assert read.train.dtype == read.val.dtype == np.uint8
 
 
-def test_ids_are_stored_in_the_smallest_unsigned_integers(data):
-    assert read(data)[0].dtype == np.uint8
-
-
-def test_file_names_and_their_order_change_no_byte(corpus, data, tmp_path):
-    (tmp_path / "corpus" / "deeper").mkdir(parents=True)
+def test_names_and_their_order_change_nothing(corpus, read, tmp_path):
     for i, path in enumerate(sorted(corpus.iterdir(), reverse=True)):
-        folder = ("corpus", "corpus/deeper")[i % 2]
-        shutil.copy(path, tmp_path / folder / f"renamed{i:02}.py")
-    meta = prepare([tmp_path / "corpus"], tmp_path / "out")
-    assert meta == read(tmp_path / "out")[1]
-    for name in PREPARED:
-        again = (tmp_path / "out" / name).read_bytes()
-        assert again == (data / name).read_bytes()
-
-
-def test_fingerprint_is_that_of_the_ids(data, tmp_path):
-    tokens, meta = read(data)
-    assert meta["fingerprint"] == hashlib.sha256(tokens.tobytes()).hexdigest()
-
-
-def test_order_of_sources_changes_no_byte(tmp_path):
-    files = dict(a_py="x = 1", b_py="λ", c_txt="y = 2", d_py="", e_py="z = 3")
-    sources = sorted(write(tmp_path / "in", **files).iterdir())
-    prepare(sources, tmp_path / "1")
-    prepare(sources[::-1], tmp_path / "2")
-    for name in PREPARED:
-        first, second = (tmp_path / out / name for out in "12")
-        assert first.read_bytes() == second.read_bytes()
+        folder = tmp_path / f"f{i % 3}"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder / f"other{i}.py")
+    assert same(read_corpus(tmp_path), read)
 
 
 @pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
-def test_archive_gives_what_its_folder_gives(corpus, data, tmp_path, format):
+def test_an_archive_gives_what_its_folder_gives(corpus, read, tmp_path, format):
     shutil.copytree(corpus, tmp_path / "in" / "a_package.py")
-    base = str(tmp_path / "v1.0")
-    archive = shutil.make_archive(base, format, tmp_path / "in")
-    assert prepare([Path(archive)], tmp_path / "out") == read(data)[1]
+    archive = shutil.make_archive(str(tmp_path / "v1.0"), format, tmp_path / "in")
+    assert same(read_corpus(Path(archive)), read)
 
 
-@pytest.mark.parametrize("format, suffix", [("zip", "whl"), ("gztar", "tgz")])
-def test_archive_may_have_its_other_name(
-    corpus, data, tmp_path, format, suffix
-):
+@pytest.mark.parametrize("format, ending", [
+    ("gztar", "tgz"), ("zip", "ZIP"), ("gztar", "Tar.Gz"), ("xztar", "TAR.XZ")])
+def test_an_archive_may_have_its_other_name(corpus, read, tmp_path, format, ending):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
-    renamed = archive.rename(tmp_path / f"a.{suffix}")
-    assert prepare([renamed], tmp_path / "out") == read(data)[1]
+    assert same(read_corpus(archive.rename(tmp_path / f"b.{ending}")), read)
 
 
-def test_sources_may_be_files_and_are_joined(corpus, data, tmp_path):
-    files = sorted(corpus.iterdir())
-    assert prepare(files, tmp_path / "out") == read(data)[1]
+def test_a_file_that_is_named_needs_no_ending(tmp_path):
+    (tmp_path / "README").write_text("hello " * 9)
+    assert documents(tmp_path / "README") == ["hello " * 9]
+    assert documents(tmp_path) == []
 
 
-def test_what_is_skipped_is_counted_with_the_reason(tmp_path):
+def test_other_endings_are_taken_on_request(tmp_path):
+    folder = write(tmp_path / "in", a_py="a", b_txt="b", c_md="c")
+    assert sorted(documents(folder, ".txt", ".md")) == ["b", "c"]
+    assert read_corpus(folder, ".txt,.md").tokenizer.characters == "bc"
+
+
+def test_what_others_wrote_is_left_out(tmp_path):
+    for name in (".venv/lib/a.py", "x/site-packages/b.py", "node_modules/c.py",
+                 "x/__pycache__/d.py", ".git/e.py", "x/y/f.py", "g.py"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(f"# {name}")
+    expected = ["# g.py", "# x/y/f.py"]
+    assert sorted(documents(tmp_path / "in")) == expected
+    for format in ("zip", "gztar"):
+        archive = shutil.make_archive(str(tmp_path / "a"), format, tmp_path / "in")
+        assert sorted(documents(Path(archive))) == expected
+
+
+def test_a_source_inside_a_hidden_folder_is_read(tmp_path):
+    folder = write(tmp_path / ".hidden", a_py="x = 1\n")
+    assert documents(folder) == ["x = 1\n"]
+
+
+# --- what is skipped -------------------------------------------------------
+
+
+def test_what_is_skipped_is_counted_in_plain_words(tmp_path):
     folder = write(
         tmp_path / "in", a_py="x = 1\n", b_py="x = 1\n", c_py="x = 1\r\n",
         d_py="", e_py=b"", f_py="\ufeff", g_py="# λ", h_py=b"\xff",
-        i_txt="y = 2\n", j_pyc=b"\0",
-    )
-    meta = prepare([folder], tmp_path / "out")
-    assert meta["documents"] == 1
-    assert meta["skipped"] == {
-        "duplicate": 2,
-        "empty": 3,
-        "not ASCII (--unicode takes it)": 1,
-        "not UTF-8": 1,
-        "other suffix (--suffix takes it)": 2,
-    }
+        i_txt="y = 2\n", j_py="x = '\0'\n")
+    assert sorted(documents(folder)) == ["# λ", "x = 1\n"]
+    assert skipped(folder) == {
+        "duplicate": 2, "empty": 3, "not UTF-8": 1, "binary": 1}
 
 
-def test_other_suffixes_are_taken_on_request(tmp_path):
-    folder = write(tmp_path / "in", a_py="a", b_txt="b", c_md="c")
-    meta = prepare([folder], tmp_path / "out", (".txt", ".md"))
-    assert meta["characters"] == "bc"
-    assert [*meta["skipped"].values()] == [1]
+@pytest.mark.parametrize("content, reason", [
+    (b"\tx\f\n\x1b[0m\n", None), (b"x" * 10**6, None),
+    ("x = 1  # \ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
+    ("# déjà vu".encode("latin-1"), "not UTF-8"),
+    ("x = 1".encode("utf-16"), "not UTF-8"), (b"\xef\xbb\xbf", "empty"),
+    ("x = 1".encode("utf-16-le"), "binary")])
+def test_odd_texts_are_taken_or_counted(tmp_path, content, reason):
+    folder = write(tmp_path / "in", a_py=content, b_py="y = 2\n")
+    assert skipped(folder) == ({reason: 1} if reason else {})
+    assert len(documents(folder)) == 2 - bool(reason)
 
 
 def test_ends_of_lines_and_byte_order_marks_are_made_equal(tmp_path):
-    plain = write(tmp_path / "plain", a_py="x\ny\n\nz\n")
-    mixed = write(tmp_path / "mixed", a_py="\ufeffx\r\ny\r\r\nz\n")
-    expected = prepare([plain], tmp_path / "1")
-    assert prepare([mixed], tmp_path / "2") == expected
+    folder = write(tmp_path / "mixed", a_py="\ufeffx\r\ny\r\r\nz\n")
+    assert documents(folder) == ["x\ny\n\nz\n"]
 
 
-def test_rare_characters_are_unknown_in_other_alphabets(tmp_path):
-    often = "é\n" * 125_000  # so that rare is what occurs at most twice
-    folder = write(tmp_path / "in", a_py=often, b_py="λжж", c_py="λж")
-    meta = prepare([folder], tmp_path / "out", unicode=True)
-    assert meta["characters"] == "\néж"
-    assert (read(tmp_path / "out")[0] == UNK).sum() == 2
+def test_what_was_found_is_printed(tmp_path, capsys):
+    folder = write(tmp_path / "in", a_py="abc" * 50, b_py="d", c_py="d", e_py="")
+    read_corpus(folder)
+    out = capsys.readouterr().out
+    assert out.startswith(f"{folder}: 2 documents, 151 characters (0 of them <unk>)")
+    assert re.search(r"(\d+) ids to learn from, (\d+) to test", out)
+    assert "skipped 1: duplicate" in out and "skipped 1: empty" in out
 
 
-def test_no_character_is_rare_in_ascii(tmp_path):
-    folder = write(tmp_path / "in", a_py="a" * 250_000 + "b")
-    assert prepare([folder], tmp_path / "out")["characters"] == "ab"
+def test_unreadable_files_and_folders_are_counted(tmp_path, monkeypatch):
+    folder = write(tmp_path / "in", a_py="x = 1\n", b_py="y = 2\n")
+    original, walk = Path.open, os.walk
+
+    def forbidden(path, *args, **options):
+        if path.name == "a.py":
+            raise PermissionError(13, "Permission denied")
+        return original(path, *args, **options)
+
+    def partly(top, onerror):
+        onerror(PermissionError(13, "Permission denied", "secret"))
+        return walk(top)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr(os, "walk", partly)
+    assert documents(folder) == ["y = 2\n"]
+    assert skipped(folder) == {"not readable": 1, "folder not readable": 1}
 
 
-@pytest.mark.parametrize("documents, val_start", [
-    (15, 1400), (10, 900), (2, 180), (1, 90)
-])
-def test_validation_begins_after_nine_tenths_with_a_document_if_one_follows(
-    tmp_path, documents, val_start
-):
-    names = "abcdefghijklmno"[:documents]
-    files = {f"{name}_py": name * 99 for name in names}  # and an <eos>
-    meta = prepare([write(tmp_path / "in", **files)], tmp_path / "out")
-    assert meta["val_start"] == val_start
+def test_a_file_that_disappears_is_counted(tmp_path, monkeypatch):
+    folder, original = write(tmp_path / "in", a_py="1\n", b_py="2\n"), Path.open
+
+    def vanishing(path, *args, **options):
+        if path.name == "a.py":
+            path.unlink(missing_ok=True)
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", vanishing)
+    assert skipped(folder) == {"not readable": 1}
 
 
-def test_nothing_is_written_beside_what_was_asked_for(tmp_path):
+def test_links_are_followed_once_and_loops_have_an_end(tmp_path):
+    folder = write(tmp_path / "in", a_py="x = 1\n")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "self.py").symlink_to(folder / "self.py")
+    (folder / "nowhere.py").symlink_to(folder / "missing.py")
+    (folder / "again.py").symlink_to(folder / "a.py")
+    assert documents(folder) == ["x = 1\n"]
+    assert skipped(folder) == {"not readable": 2, "duplicate": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    folder = write(tmp_path / "in", a_py="x = 1\n")
+    os.mkfifo(folder / "pipe.py")
+    assert documents(folder) == ["x = 1\n"]
+
+
+# --- archives of somebody else ---------------------------------------------
+
+
+def test_nothing_is_written_whatever_the_names_in_an_archive(tmp_path):
     names = ("../up.py", "/tmp/minigpt-test-absolute.py", "in/side.py")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in names:
             archive.writestr(name, f"# zip {name}")
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         for name in names:
-            member = tarfile.TarInfo(name)
-            content = f"# tar {name}".encode()
+            member, content = tarfile.TarInfo(name), f"# tar {name}".encode()
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
         link = tarfile.TarInfo("link.py")
         link.type, link.linkname = tarfile.SYMTYPE, "../../a.zip"
         archive.addfile(link)
-    sources = [tmp_path / "a.zip", tmp_path / "b.tar"]
-    out = tmp_path / "deep" / "out"
-    assert prepare(sources, out)["documents"] == 6
-    files = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {*sources, *(out / name for name in PREPARED)}
+    before = sorted(tmp_path.rglob("*"))
+    for source in ("a.zip", "b.tar"):
+        texts = documents(tmp_path / source)
+        assert len(texts) >= 2 and all(text.startswith("# ") for text in texts)
+    assert sorted(tmp_path.rglob("*")) == before
     assert not Path(names[1]).exists()
+
+
+def test_members_that_are_no_files_are_left_out(tmp_path):
+    kinds = {"device.py": tarfile.CHRTYPE, "pipe.py": tarfile.FIFOTYPE,
+             "away.py": tarfile.SYMTYPE, "hard.py": tarfile.LNKTYPE,
+             "folder.py": tarfile.DIRTYPE}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+        member = tarfile.TarInfo("real.py")
+        member.size = 6
+        archive.addfile(member, io.BytesIO(b"x = 1\n"))
+    assert documents(tmp_path / "a.tar") == ["x = 1\n"]
 
 
 BROKEN = {
     "text.zip": b"not an archive",
-    "text.whl": b"",
+    "empty.zip": b"",
+    "text.tar": b"not an archive",
     "text.tar.gz": b"not an archive",
     "text.tar.xz": b"\xfd7zXZ\0 and then not an archive",
     "cut.tar.gz": gzip.compress(bytes(range(256)) * 99)[:200],
 }
 
 
-@pytest.mark.parametrize("name, content", BROKEN.items())
-def test_an_archive_that_is_none_is_named(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(MiniGPTError, match=f"no text .*{name}, which is damag"):
-        prepare([tmp_path / name], tmp_path / "out")
+@pytest.mark.parametrize("name", BROKEN)
+def test_an_archive_that_is_none_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(BROKEN[name])
+    with pytest.raises(MiniGPTError, match=f"{name} cannot be read"):
+        read_corpus(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["missing.py", "missing", "missing.zip"])
-def test_a_source_that_is_not_there_is_named(tmp_path, name):
-    with pytest.raises(MiniGPTError, match=f"there is no .*{name}: check"):
-        prepare([tmp_path / name], tmp_path / "out")
-
-
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
 @pytest.mark.parametrize("format", ["zip", "tar", "gztar", "bztar", "xztar"])
-def test_an_archive_that_was_cut_short_gives_what_it_has(
-    corpus, tmp_path, format
-):
+def test_an_archive_that_was_cut_short_is_refused(corpus, tmp_path, format, share):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
     content = archive.read_bytes()
-    archive.write_bytes(content[: len(content) // 2])
-    extra = write(tmp_path / "in", a_py="x = 1\n")
-    meta = prepare([archive, extra], tmp_path / "out")
-    assert 1 <= meta["documents"] < 41
-    assert any("damaged" in reason or "read" in reason
-               for reason in meta["skipped"])
+    archive.write_bytes(content[:int(share * len(content))])
+    with pytest.raises(MiniGPTError, match="cannot be read"):
+        read_corpus(archive)
 
 
-def test_a_damaged_member_is_counted_and_the_next_one_read(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as a:
-        a.writestr("a.py", "x = 1\n" * 99)
-        a.writestr("b.py", "y = 2\n")
-    content = bytearray((tmp_path / "a.zip").read_bytes())
-    content[34:44] = b"\xff" * 10  # behind 30 bytes of header and the name
-    (tmp_path / "a.zip").write_bytes(content)
-    meta = prepare([tmp_path / "a.zip"], tmp_path / "out")
-    assert (meta["documents"], meta["skipped"]) == (1, {"cannot be read": 1})
-
-
-@pytest.mark.parametrize("format", ["zip", "bztar", "xztar"])
-def test_an_archive_with_checksums_that_was_changed_is_noticed(
-    tmp_path, format
-):
+@pytest.mark.parametrize("format", ["zip", "gztar", "bztar", "xztar"])
+def test_an_archive_with_checksums_that_was_changed_is_refused(tmp_path, format):
     noise = np.random.default_rng(0).bytes(50_000).hex()
     folder = write(tmp_path / "in", a_py="x = 1\n", b_py=noise)
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, folder))
     content = bytearray(archive.read_bytes())
     middle = len(content) // 2  # so that the beginning can still be read
-    content[middle : middle + 20] = b"\xff" * 20
+    content[middle:middle + 20] = b"\xff" * 20
     archive.write_bytes(content)
-    more = write(tmp_path / "more", c_py="z = 3\n")
-    meta = prepare([archive, more], tmp_path / "out")
-    assert meta["documents"] < 3 and meta["skipped"]
+    with pytest.raises(MiniGPTError, match="cannot be read"):
+        read_corpus(archive)
 
 
-def test_an_error_in_writing_is_not_taken_for_a_damaged_source(
-    corpus, tmp_path, monkeypatch
-):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        prepare([corpus], tmp_path / "out")
-
-
-def test_a_file_that_is_too_large_is_not_read_to_its_end(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(minigpt, "LIMIT", 2**20)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as a:
-        a.writestr("bomb.py", b" " * (2**20 + 1))
-        a.writestr("just.py", b" " * 2**20)
-        a.writestr("b.py", "x = 1\n")
-    meta = prepare([tmp_path / "a.zip"], tmp_path / "out")
-    assert meta["skipped"] == {"larger than 1 MiB": 1}
+def test_a_damaged_header_in_a_bare_tar_is_refused(corpus, tmp_path):
+    """Python's tarfile takes it for the end of the archive."""
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "tar", corpus))
+    content = bytearray(archive.read_bytes())
+    with tarfile.open(archive) as members:
+        header = [*members][20].offset
+    content[header:header + 100] = b"\xff" * 100
+    archive.write_bytes(content)
+    with pytest.raises(MiniGPTError, match="cannot be read.*cut short"):
+        read_corpus(archive)
 
 
-def test_members_that_are_no_files_are_counted(tmp_path):
-    kinds = {"device.py": tarfile.CHRTYPE, "pipe.py": tarfile.FIFOTYPE,
-             "away.py": tarfile.SYMTYPE, "hard.py": tarfile.LNKTYPE,
-             "up.py": tarfile.SYMTYPE}
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for name, kind in kinds.items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
-            if name in ("hard.py", "up.py"):
-                member.linkname = "real.py"
-            archive.addfile(member)
-        folder = tarfile.TarInfo("folder.py")
-        folder.type = tarfile.DIRTYPE
-        archive.addfile(folder)
-        member = tarfile.TarInfo("real.py")
-        member.size = 6
-        archive.addfile(member, io.BytesIO(b"x = 1\n"))
-    meta = prepare([tmp_path / "a.tar"], tmp_path / "out")
-    assert meta["documents"] == 1
-    assert sum(meta["skipped"].values()) == len(kinds)
-    assert meta["characters"] == "\n 1=x"
-
-
-@pytest.mark.parametrize("content, reason", [
-    (b"x = '\0'\n", None), (b"\tx\f\n\x1b[0m\n", None), (b"x" * 10**6, None),
-    ("x = 1  # \ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
-    ("# déjà vu".encode("latin-1"), "not UTF-8"),
-    ("x = 1".encode("utf-16"), "not UTF-8"), (b"\xef\xbb\xbf", "empty"),
-])
-def test_odd_texts_are_taken_or_counted(tmp_path, content, reason):
-    folder = write(tmp_path / "in", a_py=content, b_py="y = 2\n")
-    meta = prepare([folder], tmp_path / "out", unicode=True)
-    assert meta["skipped"] == ({reason: 1} if reason else {})
-    assert meta["documents"] == 2 - len(meta["skipped"])
-
-
-def test_a_loop_of_links_has_an_end(tmp_path):
-    folder = write(tmp_path / "in", a_py="x = 1\n")
-    (folder / "loop").symlink_to(folder, target_is_directory=True)
-    (folder / "self.py").symlink_to(folder / "self.py")
-    (folder / "nowhere.py").symlink_to(folder / "missing.py")
-    assert prepare([folder], tmp_path / "out")["documents"] == 1
-
-
-def test_a_file_that_disappears_is_counted(tmp_path, monkeypatch):
-    folder = write(tmp_path / "in", a_py="x = 1\n", b_py="y = 2\n")
-    original = Path.open
-
-    def vanishing(path, mode="r", *args, **options):
-        if path.name == "a.py":
-            path.unlink()
-        return original(path, mode, *args, **options)
-
-    monkeypatch.setattr(Path, "open", vanishing)
-    meta = prepare([folder], tmp_path / "out")
-    assert (meta["documents"], meta["skipped"]) == (1, {"cannot be read": 1})
-
-
-def test_a_source_may_hold_the_output(tmp_path):
-    folder = write(tmp_path / "in", a_py="x = 1\n")
-    first = prepare([folder], folder / "out")
-    assert first["skipped"] == {}
-    again = prepare([folder], folder / "out")
-    assert again["skipped"] == {"other suffix (--suffix takes it)": 2}
-    assert again["fingerprint"] == first["fingerprint"]
-
-
-def test_preparation_that_fails_leaves_the_earlier_one(corpus, tmp_path):
-    meta = prepare([corpus], tmp_path / "out")
-    with pytest.raises(MiniGPTError):
-        prepare([corpus, tmp_path / "missing.py"], tmp_path / "out")
-    assert read(tmp_path / "out")[1] == meta
-    assert {path.name for path in (tmp_path / "out").iterdir()} == PREPARED
+@pytest.mark.parametrize("name", ["missing.py", "missing", "missing.zip"])
+def test_a_source_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(MiniGPTError, match=f"{name}.* (cannot be read|has no text)"):
+        read_corpus(tmp_path / name)
 
 
 def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
-    folder = write(tmp_path / "in", a_py="λ")
-    with pytest.raises(MiniGPTError, match="/in: no text .*ASCII.*: 1"):
-        prepare([folder], tmp_path / "out")
-    with pytest.raises(MiniGPTError, match="no text .*nothing"):
-        prepare([write(tmp_path / "empty")], tmp_path / "out")
+    folder = write(tmp_path / "in", a_py=b"\xff", b_txt="b")
+    with pytest.raises(MiniGPTError, match=r"in has no text in files \*\.py; "
+                       r"skipped 1: not UTF-8: .*--suffix"):
+        read_corpus(folder)
+    with pytest.raises(MiniGPTError, match="has no text"):
+        read_corpus(write(tmp_path / "empty"))
 
 
-# Reading
+# --- from texts to ids -----------------------------------------------------
+
+
+def test_rare_characters_are_unknown_and_counted(tmp_path, capsys):
+    often = "é\n" * 125_000  # so that rare is what occurs at most twice
+    folder = write(tmp_path / "in", a_py=often, b_py="λжж", c_py="λж")
+    corpus = read_corpus(folder)
+    assert corpus.tokenizer.characters == "\néж"
+    assert sum((ids == UNK).sum() for ids in (corpus.train, corpus.val)) == 2
+    assert "(2 of them <unk>)" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_is_given_is_used(tmp_path):
+    folder = write(tmp_path / "in", a_py="abcabc" * 9)
+    corpus = read_corpus(folder, tokenizer=Tokenizer("ab"))
+    assert corpus.tokenizer.characters == "ab"
+    assert corpus.tokenizer.decode(corpus.train)[:4] == "ab\ufffda"
+
+
+@pytest.mark.parametrize("documents, cut", [(15, 1400), (10, 900), (2, 180), (1, 90)])
+def test_validation_begins_after_nine_tenths_with_a_document_if_one_follows(
+        tmp_path, documents, cut):
+    names = "abcdefghijklmno"[:documents]
+    files = {f"{name}_py": name * 99 for name in names}  # and an <eos>
+    corpus = read_corpus(write(tmp_path / "in", **files))
+    assert (len(corpus.train), len(corpus.val)) == (cut, 100 * documents - cut)
+
+
+def test_the_fingerprint_covers_vocabulary_and_both_splits(read):
+    other = Tokenizer(read.tokenizer.characters[:-1] + "z")
+    changed = read.train.copy()
+    changed[7] += 1
+    all_of_them = [
+        read, Corpus(other, read.train, read.val),
+        Corpus(read.tokenizer, changed, read.val),
+        Corpus(read.tokenizer, read.train[:-1], read.val)]
+    assert len({corpus.fingerprint() for corpus in all_of_them}) == 4
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=20), st.integers(1, 9))
+def test_pieces_are_the_text(text, size):
+    cut = [*pieces(text, size)]
+    assert "".join(cut) == text and all(0 < len(piece) <= size for piece in cut)
+
+
+def test_long_texts_are_encoded_a_piece_at_a_time(tmp_path):
+    """At most 4 bytes a character of ASCII, above what importing takes."""
+    n = 20_000_000
+    (tmp_path / "long.py").write_text("x = 12345\n" * (n // 10))
+    tracemalloc.start()
+    corpus = read_corpus(tmp_path / "long.py")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(corpus.train) + len(corpus.val) == n + 1
+    assert peak < 4 * n + 30e6
+
+
+# --- windows and batches ---------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["train", "val"])
-def dataset(request, data) -> Dataset:
+def dataset(request, read) -> Dataset:
     """A split as windows of 32 characters."""
-    return Dataset(data, request.param, context_length=32)
-
-
-def test_splits_are_the_two_parts_of_the_file_and_not_loaded(data):
-    tokens, meta = read(data)
-    splits = [Dataset(data, name, 8).tokens for name in ("train", "val")]
-    assert all(isinstance(split, np.memmap) for split in splits)
-    assert [*map(len, splits)] == np.diff(
-        [0, meta["val_start"], len(tokens)]
-    ).tolist()
-    assert (np.concatenate(splits) == tokens).all()
-
-
-def test_dataset_knows_its_vocabulary_and_fingerprint(data, dataset):
-    meta = read(data)[1]
-    assert dataset.tokenizer.characters == meta["characters"]
-    assert dataset.fingerprint == meta["fingerprint"]
+    return Dataset(getattr(read, request.param), context_length=32)
 
 
 def test_targets_are_the_inputs_shifted_by_one(dataset):
-    tokens = torch.from_numpy(dataset.tokens.astype(np.int64))
+    ids = torch.from_numpy(dataset.ids.astype(np.int64))
     inputs, targets = dataset.windows(np.array([7, 0]))
-    assert torch.equal(inputs, torch.stack([tokens[7:39], tokens[0:32]]))
-    assert torch.equal(targets, torch.stack([tokens[8:40], tokens[1:33]]))
+    assert torch.equal(inputs, torch.stack([ids[7:39], ids[0:32]]))
+    assert torch.equal(targets, torch.stack([ids[8:40], ids[1:33]]))
     assert inputs.dtype == targets.dtype == torch.int64
 
 
-def test_window_beyond_the_end_is_padded(dataset):
-    *_, a, b, c = dataset.tokens.tolist()
-    inputs, targets = dataset.windows(np.array([len(dataset.tokens) - 3]))
+def test_beyond_the_end_are_pads_and_nothing_is_asked(dataset):
+    *_, a, b, c = dataset.ids.tolist()
+    inputs, targets = dataset.windows(np.array([len(dataset.ids) - 3]))
     assert inputs[0].tolist() == [a, b, c] + 29 * [PAD]
-    assert targets[0].tolist() == [b, c] + 30 * [PAD]
+    assert targets[0].tolist() == [b, c] + 30 * [IGNORED]
 
 
-def test_batch_is_a_function_of_its_number_size_and_seed(data, dataset):
+def test_a_batch_is_a_function_of_its_number_size_and_seed(dataset):
     inputs, targets = dataset.batch(5, 4, seed=3)
     assert inputs.shape == targets.shape == (4, 32)
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
     dataset.batch(9, 2, seed=1)
-    fresh = Dataset(data, "train", 32).batch(5, 4, seed=3)
-    again = dataset.batch(5, 4, seed=3)
+    again = Dataset(dataset.ids, 32).batch(5, 4, seed=3)
     assert torch.equal(again[0], inputs) and torch.equal(again[1], targets)
-    same = len(dataset.tokens) == len(Dataset(data, "train", 32).tokens)
-    assert torch.equal(fresh[0], inputs) is same
+
+
+def begun(dataset: Dataset) -> list[list[int]]:
+    """The inputs of all chunks: each begins with its <eos> if it has one."""
+    T, rows = dataset.context_length, []
+    for start in np.arange(dataset.n_chunks) * T:
+        ends = np.flatnonzero(dataset.ids[start:start + T] == EOS)
+        start += ends[0] if len(ends) else 0
+        rows += dataset.windows(np.array([start]))[0].tolist()
+    return sorted(rows)
 
 
 def test_epochs_hold_each_chunk_once_in_an_order_of_their_own(dataset):
     n = dataset.n_chunks
-    orders = [
-        dataset.batch(epoch, n, seed)[0].tolist()
-        for seed in (0, 1)
-        for epoch in (0, 1, 2)
-    ]
-    assert all(sorted(order) == chunks(dataset) for order in orders)
+    orders = [dataset.batch(epoch, n, seed)[0].tolist()
+              for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert all(sorted(order) == begun(dataset) for order in orders)
     assert all(a != b for a in orders for b in orders if a is not b)
+
+
+def test_where_a_file_ends_a_window_begins(dataset):
+    rows = dataset.batch(0, dataset.n_chunks, seed=0)[0]
+    first = rows[:, 0] == EOS
+    assert first.sum() > 0
+    assert not (rows[~first] == EOS).any()
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -440,35 +440,39 @@ def test_batches_are_one_series_cut_where_an_epoch_may_not_end(dataset, size):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 1000))
 @example(1)
-def test_windows_of_all_starts_ask_for_each_token_once(data, context_length):
-    dataset = Dataset(data, "val", context_length)
+def test_windows_of_all_starts_ask_for_each_id_once(read, context_length):
+    dataset = Dataset(read.val, context_length)
     targets = dataset.windows(dataset.starts())[1]
-    assert (targets[targets != PAD].numpy() == dataset.tokens[1:]).all()
-    assert (targets[:, 0] != PAD).all()  # no window is in vain
+    assert (targets[targets != IGNORED].numpy() == dataset.ids[1:]).all()
+    assert (targets[:, 0] != IGNORED).all()  # no window is in vain
 
 
 @pytest.mark.parametrize("count", [2, 7, 64])
 def test_given_number_of_starts_is_even_and_reaches_both_ends(dataset, count):
     starts = dataset.starts(count)
     assert len(starts) == count
-    assert (starts[0], starts[-1]) == (0, len(dataset.tokens) - 33)
+    assert (starts[0], starts[-1]) == (0, len(dataset.ids) - 33)
     assert np.ptp(np.diff(starts)) <= 1
     assert (dataset.starts(count) == starts).all()
-    assert (dataset.windows(starts)[1] != PAD).all()
+    assert (dataset.windows(starts)[1] != IGNORED).all()
 
 
-def test_split_must_hold_a_window_and_a_token(data):
-    n = len(Dataset(data, "val", 8).tokens)
-    assert Dataset(data, "val", n - 1).n_chunks == 1
-    message = f"val split has {n} tokens, a window takes {n + 1}:"
-    with pytest.raises(MiniGPTError, match=message):
-        Dataset(data, "val", n)
+def test_a_split_must_hold_a_window_and_a_target(read):
+    n = len(read.val)
+    assert Dataset(read.val, n - 1).n_chunks == 1
+    with pytest.raises(MiniGPTError, match=f"{n} ids, a window takes {n + 1}:"):
+        Dataset(read.val, n)
 
 
-@pytest.mark.parametrize("meta", [None, "", "[]", "{}", '{"characters": 1}'])
-def test_folder_that_was_not_prepared_is_refused(data, tmp_path, meta):
-    if meta is not None:
-        shutil.copy(data / "tokens.npy", tmp_path)
-        (tmp_path / "meta.json").write_text(meta)
-    with pytest.raises(MiniGPTError, match="holds no prepared text"):
-        Dataset(tmp_path, "train", 8)
+def test_ids_may_lie_in_a_file(read, tmp_path):
+    np.save(tmp_path / "ids.npy", read.train)
+    mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
+    one, other = Dataset(mapped, 32), Dataset(read.train, 32)
+    for i in range(9):
+        assert torch.equal(one.batch(i, 4, 0)[0], other.batch(i, 4, 0)[0])
+
+
+def test_the_default_is_the_corpus_that_comes_with_the_book():
+    assert minigpt.CORPUS.name == "python-stdlib.tar.xz"
+    corpus = read_corpus()
+    assert len(corpus.train) > 9_000_000 and corpus.tokenizer.vocab_size == 99

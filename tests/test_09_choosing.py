@@ -214,9 +214,17 @@ def test_end_of_text_is_held_back_until_enough_is_written(least):
     assert [EOS] not in text
 
 
-def test_texts_that_have_ended_wait_as_padding_for_the_last_one():
+def test_texts_that_have_ended_repeat_their_end_until_the_last_one():
     texts = write(scripted([4, EOS, 5, 6], [7, 7, 7, EOS]), B=2)
-    assert texts == [[4, 7], [EOS, 7], [PAD, 7]]
+    assert texts == [[4, 7], [EOS, 7], [EOS, 7]]
+
+
+def test_another_vocabulary_may_have_another_end_and_other_taboos():
+    ids, config = torch.tensor([[3]]), GenerateConfig(max_new_tokens=3, temperature=0)
+    ended = generate(scripted([4, 6, 5]), ids, config, eos=6, never=())
+    assert [step.tolist() for step in ended] == [[4]]
+    eager_for_5 = generate(eager(5), ids, config, eos=6, never=(5,))
+    assert 5 not in torch.cat([*eager_for_5]).tolist()
 
 
 def test_model_is_shown_the_prompt_and_all_that_was_chosen():
@@ -227,7 +235,7 @@ def test_model_is_shown_the_prompt_and_all_that_was_chosen():
         return script(text)
 
     write(next_logits, B=2)
-    whole = [[3, 4, EOS, PAD], [3, 7, 6, 5]]
+    whole = [[3, 4, EOS, EOS], [3, 7, 6, 5]]
     assert shown == [[row[:n] for row in whole] for n in range(1, 5)]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import minigpt
 from book.tangle import oracle
-from minigpt import (PAD, Dataset, MiniGPT, MiniGPTError, TrainConfig,
+from minigpt import (IGNORED, Dataset, MiniGPT, MiniGPTError, TrainConfig,
                      cross_entropy, evaluate, learning_rate, make_configs,
                      make_optimizer, pick_machine, training_step)
 
@@ -25,22 +25,22 @@ def by_hand(name: str):
 
 
 @pytest.fixture(scope="module")
-def train_split(data):
-    return Dataset(data, "train", context_length=16)
+def train_split(text):
+    return Dataset(text.train, context_length=16)
 
 
 @pytest.fixture(scope="module")
-def val_split(data):
-    return Dataset(data, "val", context_length=16)
+def val_split(text):
+    return Dataset(text.val, context_length=16)
 
 
 @pytest.fixture
-def little(train_split):
+def little(text):
     """(changes) -> a model of some thousand weights, and how to train it."""
 
     def make(**changes) -> tuple[MiniGPT, TrainConfig]:
         small = dict(context_length=16, d_model=24, n_layers=1, n_heads=2,
-                     vocab_size=train_split.tokenizer.vocab_size, batch_size=4)
+                     vocab_size=text.tokenizer.vocab_size, batch_size=4)
         shape, config = make_configs("tiny", **small | changes)
         torch.manual_seed(0)
         return MiniGPT(shape), config
@@ -57,10 +57,10 @@ def flat(tensors) -> torch.Tensor:
 
 @pytest.fixture
 def guesses():
-    """Logits (2, 7, 9) and targets (2, 7), some of them <pad>."""
+    """Logits (2, 7, 9) and targets (2, 7), some of them IGNORED."""
     torch.manual_seed(1)
     targets = torch.randint(1, 9, (2, 7))
-    targets[0, 5:] = targets[1, 2] = PAD
+    targets[0, 5:] = targets[1, 2] = IGNORED
     return 3 * torch.randn(2, 7, 9), targets
 
 
@@ -74,7 +74,7 @@ def test_cross_entropy_is_that_of_the_chapter(guesses):
 @pytest.mark.parametrize("reduction, times", [("mean", 1), ("sum", 11)])
 def test_padding_is_no_character(guesses, reduction, times):
     logits, targets = guesses
-    real = targets != PAD
+    real = targets != IGNORED
     mean = by_hand("cross_entropy_by_hand")(logits[real], targets[real])
     close(cross_entropy(logits, targets, reduction), times * mean)
 
@@ -237,12 +237,12 @@ def test_what_is_not_finite_never_reaches_the_weights(
     assert torch.equal(flat(model.parameters()), before)
 
 
-def test_one_batch_is_learned_by_heart(little, data):
+def test_one_batch_is_learned_by_heart(little, text):
     class OneBatch(Dataset):
         def batch(self, number, size, seed):
             return super().batch(0, size, seed)
 
-    dataset = OneBatch(data, "train", 16)
+    dataset = OneBatch(text.train, 16)
     model, config = little(max_steps=150, learning_rate=2e-2)
     optimizer = make_optimizer(model, config)
     losses = [training_step(model, optimizer, dataset, step, config, CPU)[0]
@@ -264,7 +264,7 @@ def nats_by_hand(model, inputs, targets) -> float:
 def test_evaluate_reads_each_character_of_the_split_once(
         little, val_split, batch_size):
     model = little(dropout=0.5)[0]
-    ids = torch.tensor(val_split.tokens.tolist())
+    ids = torch.tensor(val_split.ids.tolist())
     windows = [ids[None, s:s + 17] for s in range(0, len(ids) - 1, 16)]
     assert windows[-1].size(1) < 17  # the last one is padded
     total = sum(nats_by_hand(model, w[:, :-1], w[:, 1:]) for w in windows)

@@ -12,9 +12,9 @@ in book/runs/initialisation.json, which chapter 8 reads.
 import json
 import math
 import sys
-import tempfile
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import minigpt
@@ -35,20 +35,21 @@ def as_gpt2(model: minigpt.MiniGPT) -> None:
 
 def main(steps: int = 1400, *seeds: int) -> None:
     rules = {"GPT-2's 0.02": as_gpt2, "by width": minigpt.initialise}
-    folder = Path(tempfile.mkdtemp())
-    minigpt.prepare([minigpt.CORPUS], folder / "data")
+    corpus, machine = minigpt.read_corpus(), minigpt.pick_machine()
     for seed in seeds or (0,):
         losses = {"steps": steps, "seed": seed}
         for name, rule in rules.items():
             minigpt.initialise = rule
             shape, config = minigpt.make_configs(
-                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed,
-                eval_interval=steps, sample_interval=steps,
-                checkpoint_interval=steps, eval_windows=1024)
-            run, _ = minigpt.train(shape, config, folder / "data",
-                                   folder / f"{seed}-{name}",
-                                   reader=minigpt.cached)
-            losses[name] = round(run.state.best_loss, 3)
+                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed)
+            torch.manual_seed(seed)
+            model = minigpt.MiniGPT(shape).to(machine.device)
+            optimizer = minigpt.make_optimizer(model, config)
+            train, val = (minigpt.Dataset(ids, shape.context_length)
+                          for ids in (corpus.train, corpus.val))
+            for step in range(steps):
+                minigpt.training_step(model, optimizer, train, step, config, machine)
+            losses[name] = round(minigpt.evaluate(model, val, machine, 1024), 3)
             print(f"seed {seed}, {name}: {losses[name]}", flush=True)
     RECORD.write_text(json.dumps(losses, indent=2) + "\n", "utf-8")
 

@@ -12,7 +12,6 @@ first statement is whole and accepted by Python.
 import ast
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +21,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from minigpt import (CORPUS, EOS, SHIPPED, Dataset, GenerateConfig, MiniGPT, cached,
-                     cross_entropy, generate, load_checkpoint, prepare)
+from minigpt import (EOS, SHIPPED, GenerateConfig, MiniGPT, cached, cross_entropy,
+                     generate, load_checkpoint, read_corpus)
 
 CHOICES = ["", "<eos>", "\n", "\n\n", "\n\n\n", "<eos>\n", "<eos>\n\n",
            "<eos>\n\n\n"]
@@ -36,9 +35,8 @@ def to_ids(tokenizer, text: str) -> list[int]:
     return head + tokenizer.encode(text.removeprefix("<eos>")).tolist()
 
 
-def files(val: Dataset, count: int = 50) -> list[list[int]]:
-    """The ids of evenly spaced files of the split that have 13 characters."""
-    ids = np.asarray(val.tokens)
+def files(ids: np.ndarray, count: int = 50) -> list[list[int]]:
+    """The ids of evenly spaced files of a split that have 13 characters."""
     starts = np.flatnonzero(ids == EOS)[:-1] + 1
     found = [ids[start:start + 13].tolist() for start in starts]
     found = [file for file in found if EOS not in file]
@@ -75,9 +73,7 @@ def written(model: MiniGPT, tokenizer, before: Sequence[int], prompt: str,
 def main(path: Path = SHIPPED) -> None:
     saved = load_checkpoint(path)
     model, tokenizer = saved.model.eval(), saved.tokenizer
-    with tempfile.TemporaryDirectory() as folder:
-        prepare([CORPUS], Path(folder))
-        held_out = files(Dataset(Path(folder), "val", model.config.context_length))
+    held_out = files(read_corpus().val)
     print(f"{path}, step {saved.step}, {saved.best_loss:.3f} nats")
     print(f"{'read before':18}{'nats after 0, 1, 2, 3':26}"
           + "".join(f"{prompt!r:>18}" for prompt in PROMPTS))
