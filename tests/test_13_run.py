@@ -3,20 +3,21 @@
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import filelock
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import minigpt
-from minigpt import (EOS, SAMPLE, Checkpoint, Dataset, MiniGPT, MiniGPTError,
-                     StopSignal, evaluate, learning_rate, load_checkpoint,
-                     make_configs, make_optimizer,
-                     pick_machine, prepare, show_samples, train,
+from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
+                     MiniGPTError, Run, StopSignal, Tokenizer, evaluate, finish,
+                     learning_rate, load_checkpoint, make_configs,
+                     make_optimizer, open_run, opening, pick_machine,
+                     read_corpus, show_samples, start_run, train,
                      training_step, trim, uncached)
 
 CPU = pick_machine("cpu", "float32")
@@ -25,8 +26,8 @@ SHAPE, CONFIG = make_configs(
     batch_size=4, grad_accum=2, max_steps=20, warmup_steps=4, eval_interval=5,
     eval_windows=8, sample_interval=10, checkpoint_interval=8, device="cpu")
 SHORT = replace(SAMPLE, max_new_tokens=12)
-FILES = {"last.safetensors", "best.safetensors", "metrics.jsonl",
-         "samples.jsonl", "run.json", ".lock"}
+FILES = {"train.npy", "val.npy", "last.safetensors", "best.safetensors",
+         "metrics.jsonl", "samples.jsonl", "run.json"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,23 @@ def quick(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def untrained(text: Corpus, **changes) -> Checkpoint:
+    """What a run begins with, with some settings of the training changed."""
+    config = replace(CONFIG, **changes)
+    torch.manual_seed(config.seed)
+    model = MiniGPT(replace(SHAPE, vocab_size=text.tokenizer.vocab_size))
+    return Checkpoint(model, make_optimizer(model, config), config,
+                      text.tokenizer, text.fingerprint(),
+                      opening(text.tokenizer))
+
+
+def begin(folder: Path, text: Corpus, **changes) -> Run:
+    """A new run in a folder."""
+    folder.mkdir(exist_ok=True)
+    start_run(folder, untrained(text, **changes), text)
+    return open_run(folder)
 
 
 def records(log: Path) -> list[dict]:
@@ -53,42 +71,53 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory) -> Path:
+def whole(text, tmp_path_factory) -> Path:
     """A run of 20 steps that nothing stopped; read only."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minigpt, "SAMPLE", SHORT)
-        train(SHAPE, CONFIG, data, folder)
+        run = begin(folder, text)
+        assert train(run) == 0
+        finish(run)
     return folder
 
 
+@pytest.fixture
+def run_folder(whole, tmp_path) -> Path:
+    """A copy of the whole run."""
+    for name, content in contents(whole).items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
 def assert_same_run(folder: Path, whole: Path) -> None:
-    """Equal to the bit: weights, moments, samples, and every log line."""
+    """Equal to the bit: data, weights, moments, samples, every log line."""
     assert metrics(folder) == metrics(whole)
-    for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
+    for name in FILES - {"metrics.jsonl", "run.json"}:
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def assert_same_weights(model: MiniGPT, other: MiniGPT) -> None:
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
 
 
 # --- what a run leaves behind ----------------------------------------------
 
 
-def test_a_run_is_five_files_and_its_model_that_of_bare_training_steps(
-        whole, data):
+def test_a_run_is_seven_files_and_its_model_that_of_bare_training_steps(
+        whole, text):
     assert contents(whole).keys() == FILES
-    dataset = Dataset(data, "train", 16)
-    shape = replace(SHAPE, vocab_size=dataset.tokenizer.vocab_size)
-    torch.manual_seed(CONFIG.seed)
-    model = MiniGPT(shape)
-    optimizer = make_optimizer(model, CONFIG)
-    steps = [training_step(model, optimizer, dataset, step, CONFIG, CPU)
-             for step in range(20)]
+    bare, dataset = untrained(text), Dataset(text.train, 16)
+    steps = [training_step(bare.model, bare.optimizer, dataset, step, CONFIG,
+                           CPU) for step in range(20)]
     logged = [r for r in metrics(whole) if "loss" in r]
     assert [(r["loss"], r["grad_norm"]) for r in logged] == steps
     last = load_checkpoint(whole / "last.safetensors")
     assert last.step == 20 and last.config == CONFIG
-    assert last.model.config == shape
-    for p, q in zip(last.model.parameters(), model.parameters()):
-        assert torch.equal(p, q)
+    assert last.model.config == bare.model.config
+    assert last.before == opening(text.tokenizer)
+    assert_same_weights(last.model, bare.model)
 
 
 def test_the_log_tells_each_step_once_and_each_evaluation(whole):
@@ -106,28 +135,27 @@ def test_the_log_tells_each_step_once_and_each_evaluation(whole):
         learning_rate(step, CONFIG) for step in range(20)]
 
 
-def test_the_clock_counts_training_alone(data, tmp_path, monkeypatch):
+def test_the_clock_counts_training_alone(text, tmp_path, monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
-    train(SHAPE, replace(CONFIG, max_steps=6), data, tmp_path / "run")
-    log = records(tmp_path / "run" / "metrics.jsonl")
+    train(begin(tmp_path, text, max_steps=6))
+    log = records(tmp_path / "metrics.jsonl")
     assert [(r["step"], r["seconds"]) for r in log] == [
         (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (6, 6)]
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run.json").read_text())
     assert record["training_seconds"] == 6
 
 
-def test_the_best_weights_are_those_of_the_lowest_validation_loss(whole, data):
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(whole, text):
     losses = [r["val_loss"] for r in metrics(whole) if "val_loss" in r]
     best = load_checkpoint(whole / "best.safetensors")
     assert best.best_loss == min(losses) < losses[0]
-    val = Dataset(data, "val", 16)
-    assert evaluate(best.model, val, CPU, 8) == min(losses)
+    assert evaluate(best.model, Dataset(text.val, 16), CPU, 8) == min(losses)
     assert not best.optimizer.state
 
 
 def test_a_worse_model_never_replaces_the_best_even_after_resuming(
-        data, tmp_path, monkeypatch, after_step):
+        text, tmp_path, monkeypatch, after_step):
     losses, kept, save = iter([5.0, 3.0, 4.0, 3.5, 2.0]), [], Checkpoint.save
 
     def note(state, path, **moments):
@@ -138,36 +166,53 @@ def test_a_worse_model_never_replaces_the_best_even_after_resuming(
     monkeypatch.setattr(minigpt, "evaluate", lambda *_: next(losses))
     monkeypatch.setattr(Checkpoint, "save", note)
     after_step(7, lambda: signal.raise_signal(signal.SIGINT))
-    for resume in (False, True):
-        train(SHAPE, CONFIG, data, tmp_path, resume)
+    assert train(begin(tmp_path, text)) == signal.SIGINT
+    assert train(open_run(tmp_path)) == 0
     assert kept == [(5, 3.0), (20, 2.0)]  # never before the first step
 
 
-def test_the_record_says_what_the_run_was(whole, data):
+def test_the_record_says_what_the_run_was(whole, text):
     record = json.loads((whole / "run.json").read_text("utf-8"))
     last = load_checkpoint(whole / "last.safetensors")
     assert record["model"] == asdict(last.model.config)
     assert record["train"] == asdict(CONFIG)
     assert (record["step"], record["best_loss"]) == (20, last.best_loss)
-    assert record["fingerprint"] == Dataset(data, "val", 16).fingerprint
+    assert record["fingerprint"] == text.fingerprint()
     assert record["machine"] == str(CPU)
     assert record["torch"] == torch.__version__
-    assert record.keys() >= {"platform", "python", "peak_memory_bytes"}
+    assert record.keys() >= {"platform", "python"}
     seconds = records(whole / "metrics.jsonl")[-1]["seconds"]
     assert record["training_seconds"] == pytest.approx(seconds, abs=0.06)
 
 
-def test_the_record_is_there_from_the_start(data, tmp_path, after_step):
+def test_the_record_keeps_up_with_the_checkpoint(text, tmp_path, after_step):
     seen = []
-    after_step(1, lambda: seen.append((tmp_path / "run.json").read_text()))
-    train(SHAPE, CONFIG, data, tmp_path, max_minutes=0)
-    assert json.loads(seen[0])["step"] == 0
+    after_step(9, lambda: seen.append((tmp_path / "run.json").read_text()))
+    train(begin(tmp_path, text, max_steps=10))
+    assert json.loads(seen[0])["step"] == 8
+    assert json.loads((tmp_path / "run.json").read_text())["step"] == 10
 
 
-def test_a_loss_that_is_no_number_is_never_a_best(data, tmp_path, monkeypatch):
+def test_the_end_of_a_run_measures_its_last_weights_on_the_whole_split(
+        whole, run_folder, text, capsys):
+    val, last = Dataset(text.val, 16), load_checkpoint(whole / "last.safetensors")
+    loss = evaluate(last.model, val, CPU)
+    assert loss != evaluate(last.model, val, CPU, 8)
+    record = json.loads((whole / "run.json").read_text("utf-8"))
+    assert record["whole_val_loss"] == loss
+    capsys.readouterr()
+    finish(open_run(run_folder))
+    [line] = capsys.readouterr().out.splitlines()
+    seconds = records(whole / "metrics.jsonl")[-1]["seconds"]
+    for told in (f"{loss:.3f} nats", f"{loss / math.log(2):.3f} bits",
+                 "20 steps", f"{seconds / 60:.1f} minutes", str(run_folder)):
+        assert told in line
+
+
+def test_a_loss_that_is_no_number_is_never_a_best(text, tmp_path, monkeypatch):
     losses = iter([math.nan, 3.0, math.inf, math.nan, 2.0])
     monkeypatch.setattr(minigpt, "evaluate", lambda *_: next(losses))
-    train(SHAPE, CONFIG, data, tmp_path)
+    train(begin(tmp_path, text))
     assert load_checkpoint(tmp_path / "best.safetensors").best_loss == 2.0
     assert load_checkpoint(tmp_path / "last.safetensors").best_loss == 2.0
 
@@ -185,75 +230,84 @@ def test_eight_samples_begin_with_def(whole):
         assert len({*record["texts"]}) > 1
 
 
-def test_samples_are_long_enough_to_be_judged(data, tmp_path, monkeypatch):
+def test_samples_are_long_enough_to_be_judged(text, tmp_path, monkeypatch):
     def endless(model):
         logits = torch.zeros(8, model.config.vocab_size)
         logits[:, EOS] = -1e9
         return lambda text: logits
 
     monkeypatch.setattr(minigpt, "SAMPLE", SAMPLE)
-    run, _ = train(SHAPE, CONFIG, data, tmp_path, max_minutes=0)
-    show_samples(run, endless)
+    show_samples(begin(tmp_path, text), endless)
     [record] = records(tmp_path / "samples.jsonl")
     assert {*map(len, record["texts"])} == {len("def ") + 240}
 
 
-def test_a_model_of_another_alphabet_begins_a_file(tmp_path):
+@pytest.mark.parametrize("words, begun", [
+    ("πάντα ῥεῖ καὶ οὐδὲν μένει\n", "\n\n"), ("def", "")])
+def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words, begun):
+    """Without one of the letters of `def `, or without the end of a line."""
     for i in range(9):
-        text = f"{'αβγδε' * i} τα πάντα ῥεῖ καὶ οὐδὲν μένει\n" * 9
-        (tmp_path / f"{i}.txt").write_text(text, "utf-8")
-    prepare([tmp_path], tmp_path / "data", (".txt",), unicode=True)
-    prompts = []
+        (tmp_path / f"{i}.txt").write_text(words * (9 + i), "utf-8")
+    text, prompts = read_corpus(tmp_path, ".txt"), []
 
     def reader(model):
         next_logits = uncached(model)
         return lambda text: prompts.append(text) or next_logits(text)
 
-    train(SHAPE, replace(CONFIG, max_steps=1, warmup_steps=0),
-          tmp_path / "data", tmp_path / "run", reader=reader)
-    [newline] = Dataset(tmp_path / "data", "val", 16).tokenizer.encode("\n")
-    assert prompts[0].tolist() == 8 * [[EOS, newline, newline]]
+    train(begin(tmp_path / "run", text, max_steps=1, warmup_steps=0),
+          reader=reader)
+    ids = [EOS, *text.tokenizer.encode(begun)]
+    assert prompts[0].tolist() == 8 * [ids]
     [record] = records(tmp_path / "run" / "samples.jsonl")
-    assert not any("def" in text for text in record["texts"])
+    assert not any("def " in text for text in record["texts"])
 
 
-def test_samples_are_read_by_the_reader_that_was_given(data, tmp_path):
+def test_two_line_ends_are_read_before_a_prompt_where_they_are_known():
+    assert opening(Tokenizer("a\n")) == [EOS, 3, 3]
+    assert opening(Tokenizer("ab")) == [EOS]
+
+
+def test_samples_are_read_by_the_reader_that_was_given(text, tmp_path):
     models = []
 
     def reader(model):
         models.append(model)
         return uncached(model)
 
-    run, _ = train(SHAPE, CONFIG, data, tmp_path, reader=reader)
+    run = begin(tmp_path, text)
+    train(run, reader=reader)
     assert models == [run.state.model, run.state.model]  # at steps 10 and 20
 
 
 # --- stopping and going on -------------------------------------------------
 
 
+@pytest.mark.parametrize("step", [7, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_stopped_after_step_10_and_resumed_is_the_same_to_the_bit(
-        whole, data, tmp_path, after_step, number):
+def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
+        whole, text, tmp_path, after_step, number, step):
+    """Between two evaluations, which come every 5 steps, and at one of them."""
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    after_step(10, lambda: signal.raise_signal(number))
-    run, ended_by = train(SHAPE, CONFIG, data, tmp_path)
-    assert ended_by == number and run.state.step == 10
-    assert load_checkpoint(tmp_path / "last.safetensors").step == 10
+    after_step(step, lambda: signal.raise_signal(number))
+    run = begin(tmp_path, text)
+    assert train(run) == number and run.state.step == step
+    assert load_checkpoint(tmp_path / "last.safetensors").step == step
     assert handlers == [signal.getsignal(n)
                         for n in (signal.SIGINT, signal.SIGTERM)]
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
-    assert record["step"] == 10
+    assert record["step"] == step
 
     seconds = records(tmp_path / "metrics.jsonl")[-1]["seconds"]
-    run, ended_by = train(SHAPE, CONFIG, data, tmp_path, resume=True)
-    assert ended_by == 0 and run.state.step == 20
+    run = open_run(tmp_path)
+    assert run.seconds == seconds
+    assert train(run) == 0 and run.state.step == 20
     assert_same_run(tmp_path, whole)
     log = records(tmp_path / "metrics.jsonl")
-    assert next(r for r in log if r["step"] == 11)["seconds"] > seconds
+    assert next(r for r in log if r["step"] == step + 1)["seconds"] > seconds
 
 
 def test_a_run_that_was_killed_is_resumed_from_its_last_checkpoint(
-        whole, data, tmp_path, after_step):
+        whole, text, tmp_path, after_step):
     def kill():
         with open(tmp_path / "metrics.jsonl", "a") as log:
             log.write('{"step": 12, "lo')  # torn
@@ -261,23 +315,23 @@ def test_a_run_that_was_killed_is_resumed_from_its_last_checkpoint(
 
     after_step(11, kill)
     with pytest.raises(RuntimeError, match="killed"):
-        train(SHAPE, CONFIG, data, tmp_path)
+        train(begin(tmp_path, text))
     assert load_checkpoint(tmp_path / "last.safetensors").step == 8
     assert records(tmp_path / "samples.jsonl")[-1]["step"] == 10
-    train(SHAPE, CONFIG, data, tmp_path, resume=True)
+    train(open_run(tmp_path))
     assert_same_run(tmp_path, whole)
 
 
-def test_no_time_is_one_step_and_the_schedule_stays(whole, data, tmp_path):
+def test_no_time_is_one_step_and_the_schedule_stays(whole, text, tmp_path):
+    run = begin(tmp_path, text)
     for step in (1, 2):
-        run, number = train(SHAPE, CONFIG, data, tmp_path, resume=True,
-                            max_minutes=0)
-        assert (run.state.step, number) == (step, 0)
-    train(SHAPE, CONFIG, data, tmp_path, resume=True)
+        assert (train(run, deadline=0), run.state.step) == (0, step)
+        run = open_run(tmp_path)
+    train(run)
     assert_same_run(tmp_path, whole)
 
 
-def test_a_second_signal_acts_at_once(data, tmp_path, after_step):
+def test_a_second_signal_acts_at_once(text, tmp_path, after_step):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -285,7 +339,7 @@ def test_a_second_signal_acts_at_once(data, tmp_path, after_step):
 
     after_step(11, twice)
     with pytest.raises(KeyboardInterrupt):
-        train(SHAPE, CONFIG, data, tmp_path)
+        train(begin(tmp_path, text))
     assert load_checkpoint(tmp_path / "last.safetensors").step == 8
 
 
@@ -300,161 +354,259 @@ def test_signals_are_noted_only_while_it_matters():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_finished_run_has_nothing_left_to_do(whole, data, tmp_path):
-    for name, content in contents(whole).items():
-        (tmp_path / name).write_bytes(content)
-    run, number = train(SHAPE, CONFIG, data, tmp_path, resume=True)
-    assert (run.state.step, number) == (20, 0)
-    assert_same_run(tmp_path, whole)
+def test_a_stop_evaluates_nothing(text, tmp_path, after_step):
+    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    train(begin(tmp_path, text))
+    assert [r["step"] for r in metrics(tmp_path) if "val_loss" in r] == [0]
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole, run_folder):
+    run = open_run(run_folder)
+    assert (train(run), run.state.step) == (0, 20)
+    assert_same_run(run_folder, whole)
 
 
 @pytest.mark.parametrize("step", [5, 12])  # after those of steps 0 and 8
-def test_numbers_that_are_none_end_the_run_and_name_the_last_good(
-        whole, data, tmp_path, monkeypatch, after_step, step):
-    """A weight becomes NaN after a step; the next one must not be taken."""
+def test_numbers_that_are_none_end_the_run_and_the_last_good_goes_on(
+        whole, text, tmp_path, monkeypatch, after_step, step):
+    """A loss becomes NaN after a step; the next one must not be taken."""
     loss = minigpt.cross_entropy
     after_step(step, lambda: monkeypatch.setattr(
         minigpt, "cross_entropy", lambda *args: loss(*args) * math.nan))
-    message = f"step {step + 1}: loss nan.*the last good checkpoint: .*last.safe"
+    message = f"step {step + 1}: loss nan.*--resume.*last checkpoint"
     with pytest.raises(MiniGPTError, match=message):
-        train(SHAPE, CONFIG, data, tmp_path)
+        train(begin(tmp_path, text))
+    assert load_checkpoint(tmp_path / "last.safetensors").step == step // 8 * 8
     monkeypatch.setattr(minigpt, "cross_entropy", loss)
-    train(SHAPE, CONFIG, data, tmp_path, resume=True)
+    train(open_run(tmp_path))
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_processes_cannot_train_in_one_folder(data, tmp_path, after_step):
-    """The second is refused, until the first has died by SIGKILL."""
-    ready, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        after_step(10, lambda: (os.write(told, b"."), signal.pause()))
-        train(SHAPE, CONFIG, data, tmp_path)
-        os._exit(1)
-    try:
-        assert os.read(ready, 1) == b"."
-        before = contents(tmp_path)
-        for way in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(filelock.Timeout):
-                train(SHAPE, CONFIG, data, tmp_path, **way)
-        assert contents(tmp_path) == before
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    run, _ = train(SHAPE, CONFIG, data, tmp_path, resume=True)
-    assert run.state.step == 20
+# --- what a run begins with ------------------------------------------------
 
 
-# --- a run is not touched by accident --------------------------------------
+def test_the_ids_are_written_first_and_then_the_checkpoint_of_step_0(
+        text, tmp_path, monkeypatch):
+    written, rename = [], os.replace
 
+    def note(old, new):
+        rename(old, new)
+        written.append(Path(new).name)
 
-@pytest.fixture
-def run_folder(whole, tmp_path) -> Path:
-    """A copy of the whole run."""
-    for name, content in contents(whole).items():
-        (tmp_path / name).write_bytes(content)
-    return tmp_path
-
-
-def test_an_existing_run_is_refused(run_folder, data, whole):
-    with pytest.raises(MiniGPTError, match="--resume.*--overwrite"):
-        train(SHAPE, CONFIG, data, run_folder)
-    assert contents(run_folder) == contents(whole)
-
-
-@pytest.mark.parametrize("name", sorted(FILES - {".lock"}))
-def test_any_file_of_a_run_is_a_run(data, tmp_path, name):
-    (tmp_path / name).write_text("dear to somebody")
-    with pytest.raises(MiniGPTError, match="holds a run"):
-        train(SHAPE, CONFIG, data, tmp_path)
-    assert contents(tmp_path) == {name: b"dear to somebody", ".lock": b""}
-
-
-def test_overwrite_starts_again(run_folder, data):
-    (run_folder / "notes.txt").write_text("mine")
-    config = replace(CONFIG, max_steps=1, warmup_steps=0, sample_interval=10)
-    run, _ = train(SHAPE, config, data, run_folder, overwrite=True)
-    assert run.state.step == 1
-    assert [r["step"] for r in metrics(run_folder)] == [0, 1, 1]
-    assert len(records(run_folder / "samples.jsonl")) == 1
-    assert (run_folder / "notes.txt").read_text() == "mine"
-
-
-def test_what_is_refused_overwrites_nothing(run_folder, data, whole):
-    config = replace(CONFIG, device="tpu")
-    with pytest.raises(MiniGPTError, match="tpu"):
-        train(SHAPE, config, data, run_folder, overwrite=True)
-    assert contents(run_folder) == contents(whole)
-
-
-def test_a_run_does_not_go_on_from_weights_alone(run_folder, data):
-    os.replace(run_folder / "best.safetensors", run_folder / "last.safetensors")
-    with pytest.raises(MiniGPTError, match="weights alone"):
-        train(SHAPE, CONFIG, data, run_folder, resume=True)
-
-
-def test_resume_starts_what_is_not_there(whole, data, tmp_path):
-    (tmp_path / "last.safetensors.tmp").write_bytes(b"killed before the first st")
-    train(SHAPE, CONFIG, data, tmp_path, resume=True)
-    assert_same_run(tmp_path, whole)
-
-
-@pytest.mark.parametrize("name", ["best.safetensors", "metrics.jsonl", "run.json"])
-def test_resume_deletes_no_run_whose_checkpoint_is_missing(run_folder, data, name):
-    for path in [*run_folder.iterdir()]:
-        if path.name not in (name, ".lock"):
-            path.unlink()
-    before = contents(run_folder)
-    with pytest.raises(MiniGPTError, match="without its last.*--overwrite"):
-        train(SHAPE, CONFIG, data, run_folder, resume=True)
-    after = contents(run_folder)
-    assert {path: after[path] for path in before} == before
-    assert after.keys() - before.keys() <= {".lock"}
-
-
-def test_the_checkpoint_is_written_first_of_all(whole, data, tmp_path, monkeypatch):
-    """Stopped by an error before its first step, a run can go on all the same."""
-    with monkeypatch.context() as patched:
-        patched.setattr(minigpt, "measure", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(SHAPE, CONFIG, data, tmp_path)
+    monkeypatch.setattr(os, "replace", note)
+    start_run(tmp_path, untrained(text), text)
+    assert {*written[:2]} == {"train.npy", "val.npy"}
+    assert written[2:] == ["last.safetensors"]
     last = load_checkpoint(tmp_path / "last.safetensors")
     assert (last.step, last.best_loss) == (0, None)
-    assert not (tmp_path / "best.safetensors").exists()
-    train(SHAPE, CONFIG, data, tmp_path, resume=True)
-    assert_same_run(tmp_path, whole)
+    assert contents(tmp_path).keys() == {*written}  # no best, no log
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_beginning_that_was_cut_short_leaves_no_checkpoint(
+        text, run_folder, monkeypatch, renames):
+    """New ids beside an old checkpoint would be a run of neither."""
+    left, rename = [renames], os.replace
+
+    def broken(*paths):
+        if not left[0]:
+            raise OSError("killed")
+        left[0] -= 1
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="killed"):
+        start_run(run_folder, untrained(text), text)
+    assert not (run_folder / "last.safetensors").exists()
+    assert not [*run_folder.glob("*.tmp")]
 
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_new_run_leaves_nothing_of_the_old_one(whole, run_folder, data):
-    """A better best of the run that was here must not outlive it."""
-    config = replace(CONFIG, max_steps=1, warmup_steps=0, eval_interval=9)
-    (run_folder / "best.safetensors").write_bytes(b"of the old run")
-    train(SHAPE, config, data, run_folder, overwrite=True)
-    assert load_checkpoint(run_folder / "best.safetensors").step == 1
-
-
-def test_a_stop_evaluates_nothing(data, tmp_path, after_step):
-    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
-    train(SHAPE, CONFIG, data, tmp_path)
-    assert [r["step"] for r in metrics(tmp_path) if "val_loss" in r] == [0]
+def test_a_run_that_was_killed_before_its_first_step_goes_on(
+        whole, text, tmp_path, monkeypatch):
+    run = begin(tmp_path, text)
+    with monkeypatch.context() as patched:
+        patched.setattr(minigpt, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
     assert not (tmp_path / "best.safetensors").exists()
+    train(open_run(tmp_path))
+    assert_same_run(tmp_path, whole)
 
 
-def test_a_run_goes_on_with_its_own_data_only(run_folder, whole, tmp_path):
-    text = "".join(f"x = {i}\n" for i in range(200))
-    (tmp_path / "other.py").write_text(text)
-    prepare([tmp_path / "other.py"], tmp_path / "data")
-    (tmp_path / "other.py").unlink()
-    with pytest.raises(MiniGPTError, match="learns from data.*--data"):
-        train(SHAPE, CONFIG, tmp_path / "data", run_folder, resume=True)
-    for name, content in contents(whole).items():
-        assert (run_folder / name).read_bytes() == content
+def test_a_first_evaluation_that_was_logged_and_lost_is_not_logged_twice(
+        whole, text, tmp_path, after_step):
+    after_step(3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(begin(tmp_path, text))
+    assert len(records(tmp_path / "metrics.jsonl")) == 4
+    train(open_run(tmp_path))
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_new_run_leaves_nothing_of_the_old_one(run_folder, text):
+    """A better best of the run that was here must not outlive it."""
+    (run_folder / "notes.txt").write_text("mine")
+    run = begin(run_folder, text, max_steps=1, warmup_steps=0)
+    assert not (run_folder / "best.safetensors").exists()
+    train(run)
+    assert load_checkpoint(run_folder / "best.safetensors").step == 1
+    assert [r["step"] for r in metrics(run_folder)] == [0, 1, 1]
+    assert len(records(run_folder / "samples.jsonl")) == 1
+    assert (run_folder / "notes.txt").read_text() == "mine"
+
+
+# --- the text is kept with the run -----------------------------------------
+
+
+def test_a_run_keeps_its_text_and_maps_it_into_memory(whole, run_folder, text):
+    run = open_run(run_folder)
+    for name, kept in (("train", run.train), ("val", run.val)):
+        ids, known = np.load(whole / f"{name}.npy"), getattr(text, name)
+        assert isinstance(kept.ids, np.memmap) and not kept.ids.flags.writeable
+        assert ids.dtype == known.dtype == np.uint8
+        assert np.array_equal(ids, known) and np.array_equal(kept.ids, known)
+
+
+def test_a_run_goes_on_when_the_files_it_was_read_from_are_gone(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "run"
+    source.mkdir()
+    for i in range(9):
+        (source / f"{i}.py").write_text(f"x = {i}\n" * 50)
+    train(begin(folder, read_corpus(source)), deadline=0)
+    for path in source.iterdir():
+        path.unlink()
+    source.rmdir()
+    assert train(open_run(folder, max_steps=2)) == 0
+    assert load_checkpoint(folder / "last.safetensors").step == 2
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+
+
+def swap(path: Path) -> None:
+    other = path.with_name("val.npy" if path.name == "train.npy" else "train.npy")
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+DAMAGES = {"a bit": flip, "exchanged": swap,
+           "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+           "no header": lambda path: path.write_bytes(b"\0" * 500),
+           "empty": lambda path: path.write_bytes(b"")}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["train.npy", "val.npy"])
+def test_damaged_ids_are_refused_and_nothing_else_is_touched(
+        run_folder, name, damage):
+    DAMAGES[damage](run_folder / name)
+    before = contents(run_folder)
+    with pytest.raises(MiniGPTError, match="train.npy.*val.npy"):
+        open_run(run_folder)
+    assert contents(run_folder) == before
+
+
+# --- settings that change --------------------------------------------------
+
+
+def test_a_run_can_be_made_longer(whole, run_folder, text):
+    """Its further steps are those of the longer schedule."""
+    train(open_run(run_folder, max_steps=26))
+    config, state = replace(CONFIG, max_steps=26), load_checkpoint(
+        whole / "last.safetensors")
+    steps = [training_step(state.model, state.optimizer, Dataset(text.train, 16),
+                           step, config, CPU) for step in range(20, 26)]
+    log = metrics(run_folder)
+    assert log[:len(metrics(whole))] == metrics(whole)
+    assert [(r["loss"], r["grad_norm"]) for r in log
+            if "loss" in r and r["step"] > 20] == steps
+    last = load_checkpoint(run_folder / "last.safetensors")
+    assert (last.step, last.config) == (26, config)
+    assert_same_weights(last.model, state.model)
+
+
+def test_changed_rates_apply_from_the_step_on_and_are_logged(
+        text, tmp_path, after_step):
+    after_step(7, lambda: signal.raise_signal(signal.SIGINT))
+    train(begin(tmp_path, text))
+    changes = dict(learning_rate=1e-3, min_learning_rate=2e-4)
+    train(open_run(tmp_path, **changes), deadline=0)
+    train(open_run(tmp_path))  # the checkpoint knows
+    log = metrics(tmp_path)
+    assert [r for r in log if "changes" in r] == [
+        {"step": 7, "changes": changes}]
+    assert log.index({"step": 7, "changes": changes}) == next(
+        i for i, r in enumerate(log) if r["step"] == 8) - 1
+    config = replace(CONFIG, **changes)
+    assert [r["learning_rate"] for r in log if "loss" in r] == [
+        *(learning_rate(step, CONFIG) for step in range(7)),
+        *(learning_rate(step, config) for step in range(7, 20))]
+    assert load_checkpoint(tmp_path / "last.safetensors").config == config
+    record = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert record["train"] == asdict(config)
+
+
+def test_a_change_that_is_logged_outlives_a_kill(text, tmp_path, after_step):
+    """The log must not tell of a rate at which nothing was learned."""
+    after_step(7, lambda: signal.raise_signal(signal.SIGINT))
+    train(begin(tmp_path, text, checkpoint_interval=20))
+    open_run(tmp_path, learning_rate=1e-3)  # and killed before it could save
+    run = open_run(tmp_path)
+    told = [r for r in metrics(tmp_path) if "changes" in r]
+    assert run.state.config.learning_rate == (1e-3 if told else 4e-3)
+
+
+def test_a_setting_that_is_what_it_was_is_no_change(whole, run_folder):
+    open_run(run_folder, **asdict(CONFIG))
+    assert metrics(run_folder) == metrics(whole)
+
+
+@pytest.mark.parametrize("name, value, known", [
+    ("d_model", 48, 24), ("n_layers", 2, 1), ("context_length", 32, 16),
+    ("dropout", 0.0, 0.2), ("d_ff", 50, 96)])
+def test_the_shape_of_a_model_cannot_change(
+        whole, run_folder, name, value, known):
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(MiniGPTError, match=f"{flag} {value}.* {known}"):
+        open_run(run_folder, **{name: value})
+    assert contents(run_folder) == contents(whole)
+
+
+@pytest.mark.parametrize("shape", [
+    dict(d_model=24, dropout=0.2), dict(d_ff=96), dict(d_ff=0)])
+def test_the_shape_that_a_model_has_may_be_said_again(run_folder, shape):
+    """Also in the words in which it was begun: a d_ff of 0 is 4 d_model."""
+    assert open_run(run_folder, **shape).state.model.config.d_ff == 96
+
+
+@pytest.mark.parametrize("changes, reason", [
+    (dict(learning_rate=-1.0), "learning_rate is -1"),
+    (dict(max_steps=2.5), "max_steps is 2.5"),
+    (dict(device="tpu"), "tpu"), (dict(dtype="float8"), "float8"),
+    (dict(learnin_rate=1e-3), "learnin_rate")])
+def test_a_change_that_is_wrong_is_refused_before_anything_is_written(
+        whole, run_folder, changes, reason):
+    with pytest.raises(MiniGPTError, match=reason):
+        open_run(run_folder, **changes)
+    assert contents(run_folder) == contents(whole)
+
+
+def test_a_run_does_not_go_on_from_weights_alone(run_folder):
+    os.replace(run_folder / "best.safetensors", run_folder / "last.safetensors")
+    with pytest.raises(MiniGPTError, match="weights alone.*--init"):
+        open_run(run_folder)
+
+
+# --- logs ------------------------------------------------------------------
 
 
 def test_trim_drops_what_comes_after_a_step(tmp_path):
@@ -462,55 +614,45 @@ def test_trim_drops_what_comes_after_a_step(tmp_path):
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     assert trim(log, 2) == [{"step": 1}, {"step": 2}]
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert trim(log, 0) == [] and log.read_text() == ""
     assert trim(tmp_path / "absent.jsonl", 2) == []
 
 
-# --- on other machines -----------------------------------------------------
+def test_a_log_that_was_damaged_loses_the_damaged_lines(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"st\n[3]\n7\n{}\n{"step": "2"}\n\n{"step": 2}\n')
+    assert trim(log, 2) == [{"step": 1}, {"step": 2}]
+    assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-class Compiled(nn.Module):
-    """A compiled model, whose parameters have other names."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inner, self.calls = model, 0
-
-    def forward(self, ids):
-        self.calls += 1
-        return self.inner(ids)
+# --- on other machines, and what is seen -----------------------------------
 
 
-def test_a_compiled_model_trains_and_the_plain_one_is_saved(
-        whole, data, tmp_path, monkeypatch):
-    made = []
-
-    def compile_model(model, ids, machine):
-        assert ids.shape == (4, 16) and machine == CPU
-        made.append(Compiled(model))
-        return made[-1]
-
-    monkeypatch.setattr(minigpt, "compile_model", compile_model)
-    train(SHAPE, replace(CONFIG, compile=True), data, tmp_path)
-    assert made[0].calls == 20 * CONFIG.grad_accum
-    best, plain = (load_checkpoint(folder / "best.safetensors").model.state_dict()
-                   for folder in (tmp_path, whole))
-    assert all(torch.equal(best[name], plain[name]) for name in plain)
-    assert load_checkpoint(tmp_path / "last.safetensors").step == 20
-    assert metrics(tmp_path) == metrics(whole)
-
-
-def test_a_run_computes_in_the_precision_it_was_given(data, tmp_path):
-    config = replace(CONFIG, dtype="bfloat16")
-    run, _ = train(SHAPE, config, data, tmp_path, max_minutes=0)
+def test_a_run_computes_in_the_precision_it_was_given(text, tmp_path):
+    run = begin(tmp_path, text, dtype="bfloat16")
     assert run.machine == pick_machine("cpu", "bfloat16")
+    train(run, deadline=0)
     assert "bfloat16" in (tmp_path / "run.json").read_text("utf-8")
 
 
-def test_progress_is_told_in_nats_and_bits(data, tmp_path, capsys):
-    config = replace(CONFIG, max_steps=5, eval_interval=5)
-    train(SHAPE, config, data, tmp_path)
+def test_progress_is_told_in_nats_and_bits(text, tmp_path, capsys):
+    train(begin(tmp_path, text, max_steps=10))
     out, err = capsys.readouterr()
-    loss = metrics(tmp_path)[-1]["val_loss"]
-    assert f"step 5 of 5: validation loss {loss:.3f} nats" in out
+    for record in metrics(tmp_path):
+        if "val_loss" in record:
+            loss = record["val_loss"]
+            assert (f"step {record['step']}: validation loss {loss:.3f} nats "
+                    f"({loss / math.log(2):.3f} bits) per character") in out
     assert "\ndef " in out
     assert err == ""  # no bar where there is no terminal
+
+
+def test_an_evaluation_says_how_far_the_run_is_and_how_fast(
+        text, tmp_path, capsys, monkeypatch):
+    """A step reads 2 x 4 windows of 16 characters, here in a second each."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
+    train(begin(tmp_path, text))
+    [line] = [line for line in capsys.readouterr().out.splitlines()
+              if line.startswith("step 5: ")]
+    assert re.search(r" 25% 640/2.56k \[00:05<00:15, 128char/s\]", line), line

@@ -1,29 +1,31 @@
 """Chapter 16: the command line, from flags to the one line of an error."""
 
 import io
-import math
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import filelock
+import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import (CORPUS, EOS, PRESETS, SHIPPED, Dataset, GenerateConfig,
-                     Machine, ModelConfig, TrainConfig, build_parser, cached,
-                     evaluate, find_checkpoint, find_data, generate,
-                     load_checkpoint, main, make_configs, pick_machine,
-                     prepare, uncached, until)
+from minigpt import (COMMANDS, CORPUS, EOS, PRESETS, RESULTS, SHIPPED, UNK,
+                     GenerateConfig, Machine, MiniGPTError, ModelConfig,
+                     RunOptions, TrainConfig, WriteOptions, cached,
+                     find_checkpoint, find_run, generate, load_checkpoint, main,
+                     make_configs, new_state, parse, read_corpus, run_train,
+                     uncached, until, window_start, write)
 
 SMALL = shlex.split(
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
@@ -32,28 +34,42 @@ SMALL = shlex.split(
 
 
 @pytest.fixture(scope="module")
-def home(data, tmp_path_factory) -> Path:
+def home(corpus, tmp_path_factory) -> Path:
     """A folder with a trained run, and with things that are wrong."""
     home = tmp_path_factory.mktemp("home")
-    assert main(["train", "--data", str(data), "--run", str(home / "run"),
+    assert main(["train", "--data", str(corpus), "--run", str(home / "run"),
                  *SMALL]) == 0
     (home / "empty").mkdir()
     (home / "empty.py").touch()
     (home / "tiny.py").write_text("x = 1\n")
-    prepare([home / "tiny.py"], home / "tiny")
-    (home / "greek.txt").write_text("πάντα ῥεῖ\n" * 99, "utf-8")
-    prepare([home / "greek.txt"], home / "greek", (".txt",), unicode=True)
-    (home / "latin1.txt").write_bytes("déjà vu".encode("latin-1"))
+    (home / "words").mkdir()
+    (home / "words" / "greek.txt").write_text("πάντα ῥεῖ\n" * 99, "utf-8")
+    (home / "latin1.py").write_bytes("déjà vu".encode("latin-1"))
     (home / "false.zip").write_bytes(b"no archive")
-    foreign = home / "foreign" / "last.safetensors"
-    foreign.parent.mkdir()
-    foreign.write_bytes(b"no checkpoint")
+    whole = Path(shutil.make_archive(str(home / "cut"), "xztar", corpus))
+    os.truncate(whole, whole.stat().st_size // 2)
+    (home / "foreign").mkdir()
+    (home / "foreign" / "last.safetensors").write_bytes(b"no checkpoint")
+    (home / "foreign" / ".lock").touch()
+    for name, file in (("flipped", "train.npy"), ("short", "val.npy")):
+        shutil.copytree(home / "run", home / name)
+        content = bytearray((home / name / file).read_bytes())
+        content[-5] ^= 1
+        (home / name / file).write_bytes(content[9 * (name == "short"):])
+    shutil.copytree(home / "run", home / "headless")
+    (home / "headless" / "last.safetensors").unlink()
     return home
 
 
 @pytest.fixture
 def best(home) -> Path:
     return home / "run" / "best.safetensors"
+
+
+@pytest.fixture
+def run_folder(home, tmp_path) -> Path:
+    """A copy of the trained run."""
+    return Path(shutil.copytree(home / "run", tmp_path / "run"))
 
 
 @pytest.fixture(autouse=True)
@@ -80,52 +96,77 @@ def contents(*folders: Path) -> dict[Path, bytes]:
             for path in folder.rglob("*") if path.is_file()}
 
 
+def records(log: Path) -> list[dict]:
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+
+
 # --- wrong command lines ---------------------------------------------------
 
 
-TRAIN = "train --preset tiny --data {data} --run new"
-AGAIN = "train --data {data} --run {home}/run"
+TRAIN = "train --preset tiny --data {corpus} --run new"
+AGAIN = "train --data {corpus} --run {home}/run"
+INIT = f"{TRAIN} --init {{home}}/run/best.safetensors"
 WRITE = "generate --checkpoint {home}/run/best.safetensors"
 WRONG = [
-    # flags and values
+    # commands, flags and values
     ("", "COMMAND"),
     ("fly", "'fly'"),
+    ("prepare {corpus}", "'prepare'"),  # commands that there were once
+    ("evaluate", "'evaluate'"),
+    ("train {corpus}", "unrecognized arguments: .*corpus"),
     ("train --droput 0.1", "--droput"),
     ("train --max-step 3", "--max-step"),  # no abbreviations
     ("train --vocab-size 99", "--vocab-size"),  # comes from the data
+    ("train --unicode", "--unicode"),
     ("train --preset huge", "'huge'"),
     ("train --d-model many", "--d-model.*'many'"),
     ("train --seed", "--seed"),
     (f"{TRAIN} --n-heads 5", "n_heads 5 .*d_model 48"),
     (f"{TRAIN} --dropout 1.5", "dropout is 1.5"),
     (f"{TRAIN} --batch-size 0", "batch_size is 0"),
+    (f"{TRAIN} --max-steps 0", "max_steps is 0"),
+    (f"{TRAIN} --beta1 1", "beta1 is 1.0"),
+    (f"{TRAIN} --warmup-steps -1", "warmup_steps is -1"),
     (f"{TRAIN} --learning-rate nan", "learning_rate is nan"),
     (f"{TRAIN} --seed -1", "seed is -1"),
-    (f"{TRAIN} --max-minutes -1", "--max-minutes is -1"),
-    (f"{TRAIN} --max-minutes nan", "--max-minutes is nan"),
+    (f"{TRAIN} --max-minutes -1", "max_minutes is -1"),
+    (f"{TRAIN} --max-minutes nan", "max_minutes is nan"),
     (f"{TRAIN} --device tpu", "'tpu'"),
     (f"{TRAIN} --dtype float8", "'float8'"),
     # data
     ("train --preset tiny", "corpus.xz"),  # the default, which is missing
-    ("train --preset tiny --data {home}/empty", "empty .*prepare"),
-    ("train --preset tiny --data {home}/tiny", "split has .*prepare more"),
+    ("train --preset tiny --data {home}/nowhere", "nowhere.*: name "),
+    ("train --preset tiny --data {home}/empty", "empty has no text.*--suffix"),
+    ("train --preset tiny --data {home}/empty.py", "no text.*1: empty"),
+    ("train --preset tiny --data {home}/latin1.py", "no text.*1: not UTF-8"),
+    ("train --preset tiny --data {home}/words", "words has no text.*--suffix"),
+    (f"{TRAIN} --suffix .md,.rst", "no text in files .*.md,.rst"),
+    ("train --preset tiny --data {home}/false.zip", "false.zip cannot be read"),
+    ("train --preset tiny --data {home}/cut.tar.xz", "cut.tar.xz cannot be re"),
+    ("train --preset tiny --data {home}/tiny.py", "split has .*--data"),
     (f"{TRAIN} --context-length 30000", "30001.*--context-length"),
-    ("prepare {home}/nowhere", "there is no .*nowhere: check the path"),
-    ("prepare {home}/empty", "empty: no text"),
-    ("prepare {home}/empty.py", "empty.py: no text"),
-    ("prepare {home}/false.zip", "no text .*false.zip, which is damaged"),
-    ("prepare {home}/greek.txt", "--suffix"),
-    ("prepare {home}/tiny.py --suffix ,", "--suffix is ','"),
-    ("prepare {home}/tiny.py --out {home}/empty.py", "empty.py"),
+    (f"{TRAIN} --context-length 1", "context_length is 1"),
     # runs
     (f"{AGAIN} --preset tiny", "holds a run.*--resume.*--overwrite"),
-    (f"{AGAIN} --resume --seed 7", "--seed 7 .*which has 0"),
-    (f"{AGAIN} --resume --d-model 12", "--d-model 12 .*which has 24"),
-    (f"{AGAIN} --resume --preset full", "--context-length 512 .*which has 16"),
-    (f"{AGAIN} --resume --overwrite", "--resume and --overwrite"),
+    (f"{AGAIN} --resume --overwrite", "--resume goes without --overwrite"),
+    (f"{AGAIN} --resume --init {{home}}/run/best.safetensors", "--init"),
+    (f"{AGAIN} --resume --d-model 12", "--d-model 12.* has 24"),
+    (f"{AGAIN} --resume --context-length 64", "--context-length 64.* has 16"),
+    (f"{AGAIN} --resume --learning-rate -1", "learning_rate is -1"),
+    (f"{AGAIN} --resume --device tpu", "'tpu'"),
+    (f"{AGAIN} --overwrite --device tpu", "'tpu'"),
+    ("train --data nowhere --run {home}/run --overwrite", "nowhere.*: name "),
     (f"{TRAIN} --run {{home}}/empty.py", "empty.py"),
-    ("train --data {data} --run {home}/foreign --resume", "foreign"),
-    ("train --data {home}/greek --run {home}/run --resume", "--data"),
+    ("train --run {home}/foreign --resume", "foreign"),
+    ("train --run {home}/headless --resume", "without last.*--overwrite"),
+    ("train --data {corpus} --run {home}/headless", "without last"),
+    ("train --run {home}/flipped --resume", "flipped: train.npy and val.npy"),
+    ("train --run {home}/short --resume", "short: train.npy and val.npy"),
+    (f"{TRAIN} --init nowhere", "nowhere is not a file"),
+    (f"{TRAIN} --init {{home}}/run", "run is not a file"),
+    (f"{TRAIN} --init {{home}}/foreign/last.safetensors", "foreign"),
+    (f"{INIT} --d-model 48", "--d-model 48.* has 24"),
+    (f"{INIT} --n-layers 2", "--n-layers 2.* has 1"),
     # writing
     ("generate", "pretrained.safetensors is not a file"),
     ("generate --checkpoint nowhere", "nowhere is not a file"),
@@ -138,42 +179,31 @@ WRONG = [
     (f"{WRITE} --top-p 1.5", "top_p is 1.5"),
     (f"{WRITE} --top-k -1", "top_k is -1"),
     (f"{WRITE} --max-new-tokens -1", "max_new_tokens is -1"),
-    (f"{WRITE} --num-samples 0", "--num-samples is 0"),
+    (f"{WRITE} --num-samples 0", "num_samples is 0"),
+    (f"{WRITE} --num-samples 99999", "num_samples is 99999"),
     (f"{WRITE} --prompt 'def γ'", "'γ' at position 4"),
-    (f"{WRITE} --prompt {14 * 'x'}", "14 characters.* 13"),
-    (f"{WRITE} --prompt x --prompt-file {{home}}/tiny.py", "only one"),
-    (f"{WRITE} --prompt-file {{home}}/nowhere", "nowhere"),
-    (f"{WRITE} --prompt-file {{home}}/latin1.txt", "decode"),
+    (f"{WRITE} --prompt x --prompt-file {{home}}/tiny.py", "--prompt-file"),
     (f"{WRITE} --device tpu", "'tpu'"),
     (f"{WRITE} --dtype float8", "'float8'"),
     (f"{WRITE} --min-new-tokens -5", "min_new_tokens is -5"),
+    (f"{WRITE} --seed -1", "seed is -1"),
     (f"{WRITE} --temperature hot", "--temperature.*'hot'"),
     (f"{WRITE} --seed 1e3", "--seed.*'1e3'"),
     (f"{WRITE} --stop", "--stop.*one argument"),
-    # measuring
-    ("evaluate --checkpoint nowhere", "nowhere is not a file"),
-    ("evaluate --checkpoint {home}/foreign/last.safetensors", "foreign"),
-    ("evaluate --dropout 0", "--dropout"),
-    ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/tiny",
-     "other characters|split has"),
-    ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/empty",
-     "empty .*prepare"),
-    ("evaluate --checkpoint {home}/run/last.safetensors --data {home}/greek",
-     "other characters.*--data"),
 ]
 
 
 @pytest.mark.parametrize("words, reason", WRONG, ids=[w for w, _ in WRONG])
 def test_a_wrong_command_line_is_one_line_and_changes_nothing(
-        words, reason, line, home, data, cwd, monkeypatch):
+        words, reason, line, home, corpus, cwd, monkeypatch):
     monkeypatch.setattr(minigpt, "CORPUS", cwd / "corpus.xz")
     monkeypatch.setattr(minigpt, "SHIPPED", cwd / "pretrained.safetensors")
-    before = contents(home, data, cwd)
-    status, out, err = line(*shlex.split(words.format(home=home, data=data)))
+    before = contents(home, corpus, cwd)
+    status, out, err = line(*shlex.split(words.format(home=home, corpus=corpus)))
     assert status == 2
     assert re.fullmatch(r"minigpt: error: [^\n]+\n", err), err
     assert re.search(reason, err), err
-    assert contents(home, data, cwd) == before
+    assert contents(home, corpus, cwd) == before and not any(cwd.iterdir())
     SEEN[words] = re.sub(r"[\w./-]*[\d/][\w./-]*|'[^']*'", "*", err)
 
 
@@ -193,22 +223,21 @@ def test_wrong_command_lines_are_many_and_answered_in_many_ways():
 
 def typed(*words: str) -> dict:
     """The settings that a command line holds."""
-    names = {f.name for config in (ModelConfig, TrainConfig, GenerateConfig)
-             for f in fields(config)} - {"device", "dtype"} | (
-        {"device", "dtype"} if words[0] == "train" else set())
-    args = vars(build_parser().parse_args([*words]))
-    return {name: value for name, value in args.items() if name in names}
+    return parse([*words])[1]
 
 
 def flag(f) -> str:
     return "--" + f.name.replace("_", "-")
 
 
-@pytest.mark.parametrize("command, f", [
-    (command, f) for command, *configs in [
-        ("train", ModelConfig, TrainConfig), ("generate", GenerateConfig)]
-    for config in configs for f in fields(config) if f.name != "vocab_size"
-], ids=lambda value: getattr(value, "name", value))
+FLAGS = [(command, f) for command, configs in {
+    "train": (RunOptions, ModelConfig, TrainConfig),
+    "generate": (WriteOptions, GenerateConfig)}.items()
+    for config in configs for f in fields(config) if f.name != "vocab_size"]
+
+
+@pytest.mark.parametrize("command, f", FLAGS,
+                         ids=lambda value: getattr(value, "name", value))
 def test_each_setting_is_a_flag_of_its_type(command, f):
     if f.type is bool:
         assert typed(command, flag(f)) == {f.name: True}
@@ -216,191 +245,368 @@ def test_each_setting_is_a_flag_of_its_type(command, f):
         assert typed(command, no) == {f.name: False}
     else:
         value = f.type("7")
-        assert typed(command, flag(f), "7")[f.name] == value
+        assert typed(command, flag(f), "7") == {f.name: value}
         assert type(typed(command, flag(f), "7")[f.name]) is f.type
 
 
 def test_flags_that_were_not_typed_leave_no_trace():
-    assert typed("train") == {}
+    assert typed("train") == typed("generate") == {}
     assert typed("train", "--seed", "3") == {"seed": 3}
 
 
-def show_help(capsys, *words: str) -> str:
+def show(capsys, *words: str) -> str:
+    """What a command line shows that ends the program by itself."""
     with pytest.raises(SystemExit) as end:
-        main([*words, "--help"])
+        main([*words])
     assert end.value.code == 0
-    return " ".join(capsys.readouterr().out.split())
-
-
-COMMANDS = ["prepare", "train", "generate", "evaluate"]
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_each_flag_and_the_default_of_each_that_has_a_value(
-        command, capsys):
-    text = show_help(capsys, command)
-    commands, = build_parser()._subparsers._group_actions
-    actions = commands.choices[command]._actions[1:]  # without --help
-    assert len(actions) >= 2
-    for action in actions:
-        name = (action.option_strings or [action.metavar])[0]
-        assert f"{name} " in text and action.help in text
-        assert action.nargs == 0 or "default" in action.help, name
+def test_help_names_each_flag_its_meaning_and_its_default(command, capsys):
+    text = " ".join(show(capsys, command, "--help").split())
+    assert text.startswith(f"usage: minigpt.py {command} ")
+    found = [f for name, f in FLAGS if name == command]
+    assert len(found) >= 10
+    for f in found:
+        assert f"{flag(f)} " in text or f"{flag(f)}, " in text
+        about = f.metadata["about"] + f" ({f.default}" * (f.default != "")
+        assert " ".join(about.split()) in text, f.name
 
 
 def test_help_names_the_defaults_of_all_presets(capsys):
-    text = show_help(capsys, "train")
+    text = " ".join(show(capsys, "train", "--help").split())
     for preset, values in PRESETS.items():
         for name, value in values.items():
             assert f"{preset} {value}" in text
-    assert "steps of the whole run (default 5000" in text
+    assert "steps of the whole run (5000, " in text
 
 
 def test_help_names_the_commands(capsys):
-    text = show_help(capsys)
+    text = show(capsys, "--help")
     assert all(f" {command} " in text for command in COMMANDS)
 
 
-# --- prepare ---------------------------------------------------------------
+def test_the_program_knows_its_version(capsys):
+    assert show(capsys, "--version") == f"{minigpt.__version__}\n"
 
 
-def test_prepare_counts_what_it_took_and_what_it_skipped(line):
-    texts = {"a.py": "x = 1\n", "b.py": "x = 2\n", "c.py": "x = 1\n",
-             "d.md": "# no\n", "e.py": "# \u03b1\n"}
-    Path("src").mkdir()
-    for name, text in texts.items():
-        Path("src", name).write_text(text, "utf-8")
-    status, out, err = line("prepare", "src", "--out", "out")
-    assert (status, err) == (0, "")
-    assert "out: 2 documents, 6 different characters" in out
-    for skipped in ("1: duplicate", "1: other suffix", "1: not ASCII"):
-        assert f"skipped {skipped}" in out
-    assert Path("out", "tokens.npy").is_file()
-
-
-def test_prepare_takes_other_suffixes_and_alphabets_if_asked(line, cwd, home):
-    words = home / "greek.txt", "--suffix", ".md, .txt", "--unicode"
-    assert line("prepare", *words, "--out", "out")[0] == 0
-    prepare([home / "greek.txt"], cwd / "same", (".txt",), unicode=True)
-    assert (cwd / "out" / "tokens.npy").read_bytes() == (
-        cwd / "same" / "tokens.npy").read_bytes()
-
-
-def test_the_default_corpus_is_prepared_in_its_place(
-        line, cwd, corpus, monkeypatch):
-    assert CORPUS.is_file()
-    monkeypatch.setattr(minigpt, "CORPUS", corpus)
-    assert "data/prepared: 40 documents" in line("prepare")[1]
-    assert (cwd / "data" / "prepared" / "meta.json").is_file()
-
-
-def test_data_that_are_missing_are_prepared_once(
-        cwd, corpus, monkeypatch, capsys):
-    monkeypatch.setattr(minigpt, "CORPUS", corpus)
-    assert find_data(Path("mine")) == Path("mine")
-    assert contents(cwd) == {}
-    folder = find_data(None)
-    assert str(corpus) in capsys.readouterr().out
-    Dataset(folder, "val", 16)
-    assert find_data(None) == folder
-    assert capsys.readouterr().out == ""
-
-
-# --- train -----------------------------------------------------------------
-
-
-@pytest.fixture
-def training(monkeypatch):
-    """What `train` was called with, in place of the training itself."""
-    calls = []
-
-    def note(shape, config, *rest, **named):
-        calls.append(((shape, config), rest, named))
-        state = SimpleNamespace(step=config.max_steps)
-        return SimpleNamespace(state=state), 0
-
-    monkeypatch.setattr(minigpt, "train", note)
-    return calls
+# --- a new run -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device, preset", [
     ("cpu", "laptop"), ("mps", "laptop"), ("cuda", "full")])
-def test_the_preset_fits_the_machine_and_says_why(
-        line, data, training, monkeypatch, device, preset):
+def test_the_preset_fits_the_machine_and_is_named(
+        line, corpus, monkeypatch, device, preset):
+    def enough(options, *configs):
+        configs_seen.append(configs)
+        raise MiniGPTError("enough")
+
+    configs_seen = []
     machine = Machine(torch.device(device), torch.float32)
     monkeypatch.setattr(minigpt, "pick_machine", lambda *_: machine)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
-    assert line("train", "--data", data, "--preset", "auto")[0] == 0
-    training.clear()
-    status, out, _ = line("train", "--data", data)
-    assert status == 0
-    assert out == f"preset {preset}, because this is {machine}\n"
-    [(configs, (folder, run, *_), named)] = training
-    assert configs == make_configs(preset)
-    assert (folder, run) == (data, Path("checkpoints", preset))
-    assert named == {"reader": cached}
+    monkeypatch.setattr(minigpt, "new_state", enough)
+    folder = Path("checkpoints", preset)
+    assert find_run(RunOptions(), {}) == (folder, preset, False)
+    for words in ([], ["--preset", "auto"]):
+        status, out, _ = line("train", "--data", corpus, *words)
+        assert status == 2 and configs_seen.pop() == (preset, {})
+        assert out == f"preset {preset}, a new run in {folder}\n"
 
 
-def test_what_is_typed_goes_on_top_of_the_preset(line, data, training):
-    status, out, _ = line("train", "--data", data, *SMALL, "--overwrite",
-                          "--max-minutes", "1.5", "--run", "here")
-    assert (status, out) == (0, "")
-    [(configs, rest, _)] = training
-    assert configs == make_configs(
+def test_a_new_run_names_its_machine_its_text_and_its_end(line, corpus, cwd):
+    status, out, err = line("train", "--data", corpus, *SMALL)
+    assert (status, err) == (0, "")
+    folder = Path("checkpoints", "tiny")
+    assert (cwd / folder / "last.safetensors").exists()
+    begun, source, where, *_ = out.splitlines()
+    assert begun == f"preset tiny, a new run in {folder}"
+    assert source.startswith(f"{corpus}: 40 documents, ")
+    assert where.startswith(f"{folder}: step 0 of 20 on cpu, ")
+    assert "finished: 20 steps" in out and "whole validation split" in out
+    assert "whole_val_loss" in (cwd / folder / "run.json").read_text()
+
+
+def test_what_is_typed_goes_on_top_of_the_preset(line, corpus, home):
+    _, words = parse(["train", *SMALL])
+    words.pop("preset")
+    state, text = new_state(RunOptions(data=str(corpus)), "tiny", words)
+    shape, config = make_configs(
         "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2,
         batch_size=4, max_steps=20, warmup_steps=4, eval_interval=10,
         eval_windows=8, sample_interval=20, device="cpu")
-    assert rest == (data, Path("here"), False, True, 1.5)
+    size = text.tokenizer.vocab_size
+    assert state.model.config == replace(shape, vocab_size=size)
+    assert state.config == config and state.step == 0
+    assert load_checkpoint(home / "run" / "last.safetensors").config == config
+    again, _ = new_state(RunOptions(data=str(corpus)), "tiny", words)
+    other, _ = new_state(RunOptions(data=str(corpus)), "tiny",
+                         words | {"seed": 1})
+    weights = [s.model.head.weight for s in (state, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_default_text_is_the_corpus_of_the_book(corpus, monkeypatch):
+    assert CORPUS.is_file()
+    monkeypatch.setattr(minigpt, "CORPUS", corpus)
+    _, text = new_state(RunOptions(), "tiny", {})
+    assert text.fingerprint() == read_corpus(corpus).fingerprint()
+
+
+def test_a_run_may_learn_from_other_files_and_alphabets(line, home, cwd):
+    status, out, _ = line("train", "--data", home / "words", "--suffix",
+                          ".md,.txt", *SMALL, "--run", "new", "--max-steps", 4)
+    assert status == 0 and "1 documents" in out
+    known = load_checkpoint(cwd / "new" / "best.safetensors").tokenizer
+    assert {*known.characters} == {*"πάντα ῥεῖ\n"}
+
+
+def test_a_misspelt_setting_is_refused_without_a_command_line(corpus, best, cwd):
+    with pytest.raises(MiniGPTError, match="droput"):
+        run_train(data=str(corpus), run="new", preset="tiny", droput=0.1)
+    assert not any(cwd.iterdir())
+    with pytest.raises(TypeError, match="temprature"):
+        write(load_checkpoint(best), "def ", temprature=1.0)
+
+
+# --- a run that is there ---------------------------------------------------
 
 
 @pytest.mark.parametrize("number, status", [
     (signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 0)])
 def test_the_command_that_a_stopped_run_prints_goes_on_with_it(
-        line, data, home, monkeypatch, number, status):
-    one_step = minigpt.one_step
-
-    def stopping(run, *rest):
-        loss = one_step(run, *rest)
-        if number and run.state.step == 7:
-            signal.raise_signal(number)
-        return loss
-
-    monkeypatch.setattr(minigpt, "one_step", stopping)
-    words = ["train", "--data", data, *SMALL, "--run", "my run"]
+        line, corpus, home, monkeypatch, after_step, number, status):
+    monkeypatch.setattr(sys, "argv", ["my programs/minigpt.py"])
+    if number:
+        after_step(7, lambda: signal.raise_signal(number))
+    words = ["train", "--data", corpus, *SMALL, "--run", "my run"]
     limit = [] if number else ["--max-minutes", 0]
     code, out, _ = line(*words, *limit)
-    assert code == status
+    assert code == status and "finished" not in out
     assert f"stopped after step {7 if number else 1}; go on with:" in out
     python, program, *again = shlex.split(out.splitlines()[-1])
-    assert (python, program) == ("python", "minigpt.py")
+    assert (python, program) == (sys.executable, "my programs/minigpt.py")
     code, out, _ = line(*again)
     assert code == 0 and "go on with" not in out
-    assert Path("my run", "last.safetensors").read_bytes() == (
-        home / "run" / "last.safetensors").read_bytes()
+    for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
+        assert Path("my run", name).read_bytes() == (
+            home / "run" / name).read_bytes()
+
+
+def test_the_command_that_a_finished_run_prints_writes(
+        line, run_folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["minigpt.py"])
+    status, out, _ = line("train", "--run", run_folder, "--resume")
+    assert status == 0 and out.splitlines()[-2] == "write with:"
+    python, program, *words = shlex.split(out.splitlines()[-1])
+    assert (python, program) == (sys.executable, "minigpt.py")
+    status, out, err = line(*words, "--max-new-tokens", 3)
+    assert status == 0 and str(run_folder / "best.safetensors") in err
 
 
 def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
-        line, data, training, home):
-    words = ["train", "--data", data, *SMALL, "--d-ff", 0, "--resume", "--run"]
-    for folder in ("fresh", home / "run"):
-        assert line(*words, folder)[::2] == (0, "")
-    for (shape, config), rest, _ in training:
-        assert (shape.d_model, config.max_steps) == (24, 20)
-        assert rest[2] is True
+        line, corpus, home, after_step):
+    """A restarted job repeats its words, none of which is a change then."""
+    words = ["train", "--data", corpus, *SMALL, "--d-ff", 0, "--resume",
+             "--run", "new"]
+    after_step(7, lambda: signal.raise_signal(signal.SIGTERM))
+    assert line(*words)[0] == 143
+    status, out, err = line(*words)
+    assert (status, err) == (0, "") and "new: step 7 of 20" in out
+    assert "from here on" not in out
+    logs = [[{k: v for k, v in record.items() if k != "seconds"}
+             for record in records(folder / "metrics.jsonl")]
+            for folder in (Path("new"), home / "run")]
+    assert logs[0] == logs[1]
+    for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
+        assert Path("new", name).read_bytes() == (
+            home / "run" / name).read_bytes()
 
 
-@pytest.mark.parametrize("words, changed", [
-    ([], {}),
-    (["--d-model", 24, "--max-steps", 20], {}),
-    (["--device", "auto", "--compile"], dict(device="auto", compile=True)),
-])
-def test_only_where_a_run_computes_may_change(
-        line, data, home, training, words, changed):
-    known = load_checkpoint(home / "run" / "last.safetensors")
-    words = ["train", "--data", data, "--run", home / "run", "--resume", *words]
-    assert line(*words)[0] == 0
-    [(configs, *_)] = training
-    assert configs == (known.model.config, replace(known.config, **changed))
+def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(
+        line, run_folder):
+    status, out, _ = line("train", "--run", run_folder, "--resume",
+                          "--max-steps", 23, "--learning-rate", 0.002)
+    assert status == 0
+    assert f"{run_folder}: step 20 of 23" in out
+    for told in ("'max_steps': 23", "'learning_rate': 0.002"):
+        assert told in out.partition("from here on with ")[2].splitlines()[0]
+    assert "finished: 23 steps" in out
+    log = records(run_folder / "metrics.jsonl")
+    [change] = [r for r in log if "changes" in r]
+    assert change["step"] == 20
+    assert change["changes"] == {"max_steps": 23, "learning_rate": 0.002}
+    last = load_checkpoint(run_folder / "last.safetensors")
+    assert (last.step, last.config.max_steps) == (23, 23)
+    status, out, _ = line("train", "--run", run_folder, "--resume")
+    assert status == 0 and "from here on" not in out
+
+
+def test_data_that_is_named_again_is_not_read_again(line, run_folder, home):
+    """Whatever it is, and if it is gone: the run has its own."""
+    for named in (home / "words", home / "nowhere"):
+        status, out, err = line("train", "--run", run_folder, "--resume",
+                                "--data", named, "--max-steps", 21)
+        assert (status, err) == (0, "")
+        assert f"--data is not read again: the text is kept in {run_folder}" in out
+    assert "not read again" not in line(
+        "train", "--run", run_folder, "--resume")[1]
+
+
+def test_results_without_a_checkpoint_are_no_place_for_a_run(line, corpus, cwd):
+    for name in RESULTS:
+        folder = cwd / name / "run"
+        folder.mkdir(parents=True)
+        (folder / name).write_text("dear to somebody")
+        for words in ([], ["--resume"]):
+            status, _, err = line("train", "--data", corpus, *SMALL, "--run",
+                                  folder, *words)
+            assert status == 2 and "without last.safetensors" in err
+            assert contents(folder) == {folder / name: b"dear to somebody"}
+    assert {*RESULTS} == {"best.safetensors", "metrics.jsonl", "samples.jsonl",
+                          "run.json"}
+
+
+def test_overwrite_starts_again(line, run_folder, corpus):
+    (run_folder / "notes.txt").write_text("mine")
+    status, out, _ = line("train", "--data", corpus, *SMALL, "--run", run_folder,
+                          "--overwrite", "--max-minutes", 0)
+    assert status == 0 and "step 0 of 20" in out
+    log = records(run_folder / "metrics.jsonl")
+    assert [r["step"] for r in log] == [0, 1]
+    assert (run_folder / "notes.txt").read_text() == "mine"
+    assert not (run_folder / "best.safetensors").exists()
+
+
+def test_resume_starts_what_is_not_there(line, home, corpus):
+    """Also where a kill came before the first checkpoint."""
+    Path("new").mkdir()
+    Path("new", "train.npy").write_bytes(b"of a run that was k")
+    Path("new", "last.safetensors.tmp").write_bytes(b"killed at its begin")
+    assert line("train", "--data", corpus, *SMALL, "--run", "new",
+                "--resume")[0] == 0
+    assert {path.name for path in Path("new").iterdir()} == {
+        path.name for path in (home / "run").iterdir()}
+    assert Path("new", "last.safetensors").read_bytes() == (
+        home / "run" / "last.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("words, status", [([], 2), (["--resume"], 0)])
+def test_a_run_that_began_while_the_text_was_read_is_not_replaced(
+        line, corpus, monkeypatch, words, status):
+    """Two jobs start in one folder; the first ends before the second begins."""
+    command = ["train", "--data", str(corpus), *SMALL, "--run", "new"]
+    original, first = minigpt.new_state, []
+
+    def slow(*args):
+        begun = original(*args)
+        if not first:
+            first.append(True)
+            assert main(command) == 0
+            first.append(contents(Path("new")))
+        return begun
+
+    monkeypatch.setattr(minigpt, "new_state", slow)
+    assert line(*command, *words)[0] == status
+    after = contents(Path("new"))
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert after[Path("new", name)] == first[1][Path("new", name)]
+
+
+def test_a_run_that_another_process_trains_is_refused(line, corpus):
+    Path("run").mkdir()
+    with filelock.FileLock("run/.lock"):
+        status, _, err = line("train", "--data", corpus, *SMALL, "--run", "run")
+    assert status == 2 and re.fullmatch(
+        r"minigpt: error: another process trains in run: .*--run\n", err)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_cannot_train_in_one_folder(
+        line, corpus, home, cwd, after_step):
+    """The second is refused, until the first has died by SIGKILL."""
+    command = ["train", "--data", str(corpus), *SMALL, "--run", "run",
+               "--checkpoint-interval", "8"]
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        after_step(10, lambda: (os.write(told, b"."), signal.pause()))
+        main(command)
+        os._exit(1)
+    try:
+        assert os.read(ready, 1) == b"."
+        before = contents(cwd)
+        for way, reason in (([], "holds a run"), (["--resume"], "another proc"),
+                            (["--overwrite"], "another process trains")):
+            status, _, err = line(*command, *way)
+            assert status == 2 and reason in err
+        assert contents(cwd) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert line(*command, "--resume")[0] == 0
+    best = Path("run", "best.safetensors")
+    assert load_checkpoint(best).best_loss == load_checkpoint(
+        home / "run" / "best.safetensors").best_loss
+
+
+# --- beginning with given weights ------------------------------------------
+
+
+def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
+    """The shape is the file's; how it is trained is the preset's and typed."""
+    known = load_checkpoint(best)
+    options = RunOptions(data=str(corpus), init=str(best))
+    state, text = new_state(options, "tiny", {"max_steps": 3, "d_model": 24})
+    assert state.model.config == known.model.config
+    assert state.config == make_configs("tiny", max_steps=3)[1]
+    assert (state.step, state.best_loss) == (0, None)
+    assert not state.optimizer.state
+    assert state.optimizer.param_groups[0]["lr"] == state.config.learning_rate
+    assert state.before == known.before
+    assert state.fingerprint == text.fingerprint()
+    pairs = zip(state.model.parameters(), known.model.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
+
+    status, out, err = line(
+        "train", "--data", corpus, "--init", best, "--preset", "tiny", "--run",
+        "new", "--max-steps", 3, "--warmup-steps", 0, "--eval-windows", 8,
+        "--device", "cpu")
+    assert (status, err) == (0, "") and "finished: 3 steps" in out
+    log = records(Path("new", "metrics.jsonl"))
+    assert log[0]["val_loss"] == pytest.approx(known.best_loss, abs=1e-6)
+    assert load_checkpoint(Path("new", "best.safetensors")).step == 3
+
+
+def test_characters_that_the_weights_do_not_know_are_unk(line, best, cwd):
+    text = "def f1(x):\n    return γ * x\n" * 60
+    (cwd / "new.py").write_text(text, "utf-8")
+    status, out, _ = line("train", "--data", "new.py", "--init", best,
+                          "--preset", "tiny", "--run", "new", "--max-minutes",
+                          0, "--device", "cpu")
+    assert status == 0 and "(60 of them <unk>)" in out
+    last = load_checkpoint(cwd / "new" / "last.safetensors")
+    assert last.tokenizer.characters == load_checkpoint(
+        best).tokenizer.characters
+    ids = [np.load(cwd / "new" / f"{name}.npy") for name in ("train", "val")]
+    assert np.count_nonzero(np.concatenate(ids) == UNK) == 60
+    assert last.tokenizer.decode(np.concatenate(ids)) == text.replace(
+        "γ", "\ufffd")
+
+
+def test_a_run_may_begin_with_its_own_best_weights(line, run_folder, corpus):
+    own = run_folder / "best.safetensors"
+    known = load_checkpoint(own)
+    status, out, _ = line(
+        "train", "--data", corpus, "--init", own, "--preset", "tiny", "--run",
+        run_folder, "--overwrite", "--max-minutes", 0, "--eval-windows", 8,
+        "--device", "cpu")
+    assert status == 0
+    log = records(run_folder / "metrics.jsonl")
+    assert [r["step"] for r in log] == [0, 1]
+    assert log[0]["val_loss"] == pytest.approx(known.best_loss, abs=1e-6)
 
 
 # --- until -----------------------------------------------------------------
@@ -445,34 +651,98 @@ def continuation(path: Path, prompt: str, count: int = 1, **config) -> list:
             for i in range(count)]
 
 
-def write(best, *words) -> list:
-    return ["generate", "--checkpoint", best, "--device", "cpu", *words]
+def printed(prompt: str, texts: list[str]) -> str:
+    """What several samples are on stdout."""
+    return "".join(f"--- sample {i} of {len(texts)}\n{prompt}{text}\n"
+                   for i, text in enumerate(texts, 1))
 
 
-@pytest.mark.parametrize("prompt", ["def f", "", "x" * 13])
-def test_stdout_is_the_prompt_and_its_continuation_alone(line, best, prompt):
-    words = write(best, "--prompt", prompt, "--max-new-tokens", 60)
+def writing(best: Path, *words) -> list:
+    return ["generate", "--checkpoint", best, "--device", "cpu", "--seed", 0,
+            *words]
+
+
+@pytest.mark.parametrize("prompt", ["def f", "", "x" * 13, "x" * 14, "def " * 9])
+def test_stdout_is_the_prompt_its_continuation_and_a_newline(line, best, prompt):
+    """Within the context of 16, past it, and from a prompt that is past it."""
+    words = writing(best, "--prompt", prompt, "--max-new-tokens", 60)
     status, out, err = line(*words)
     [text] = continuation(best, prompt, max_new_tokens=60)
-    assert (status, out) == (0, prompt + text)
-    assert len(text) > 20 and str(best) in err  # past the context, too
+    assert (status, out) == (0, prompt + text + "\n")
+    assert len(text) > 20 and str(best) in err
     assert line(*words, "--no-cache")[1] == out
+
+
+def test_write_gives_what_the_command_prints(line, best):
+    saved = load_checkpoint(best)
+    for prompt in ("def f", "", "def " * 9):
+        chosen = dict(max_new_tokens=60, temperature=1.5, top_k=9, seed=3)
+        [text] = continuation(best, prompt, **chosen)
+        assert write(saved, prompt, **chosen) == prompt + text
+        assert line(*writing(
+            best, "--prompt", prompt, "--max-new-tokens", 60, "--temperature",
+            1.5, "--top-k", 9, "--seed", 3))[1] == prompt + text + "\n"
+    [text] = continuation(best, "")
+    assert write(saved) == text
+    with pytest.raises(MiniGPTError, match="'γ' at position 4"):
+        write(saved, "def γ")
+
+
+def test_write_begins_with_eos_where_nothing_is_read_before(best):
+    saved = load_checkpoint(best)
+    saved.before = []
+    ids = torch.tensor([[EOS]])
+    steps = generate(uncached(saved.model), ids, GenerateConfig(
+        max_new_tokens=20, seed=3))
+    assert write(saved, max_new_tokens=20, seed=3) == saved.tokenizer.decode(
+        [step.item() for step in steps])
+
+
+@pytest.mark.parametrize("length, unread", [(13, 0), (14, 5), (21, 5), (40, 29)])
+def test_a_prompt_longer_than_the_context_is_noted(line, best, length, unread):
+    assert window_start(3 + length, 16) == (3 + unread if unread else 0)
+    prompt = ("def f1(x):\n    " * 3)[:length]
+    _, out, err = line(*writing(best, "--prompt", prompt, "--max-new-tokens", 3))
+    assert out.startswith(prompt)
+    note = f"the first {unread} characters of the prompt are not read: .* 16\n"
+    assert bool(re.search(note, err)) == (unread > 0)
+    assert ("not read" in err) == (unread > 0)
+
+
+def test_what_is_not_read_of_a_prompt_changes_nothing(line, best):
+    """And the first character that is read does."""
+    texts = []
+    for i in (0, 4, 5):
+        prompt = "".join("0" if j == i else "x" for j in range(14))
+        _, out, _ = line(*writing(best, "--prompt", prompt, "--min-new-tokens",
+                                  99, "--max-new-tokens", 99))
+        texts.append(out[14:])
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_the_header_names_step_and_loss_of_what_writes(line, best):
     saved = load_checkpoint(best)
-    _, _, err = line(*write(best, "--max-new-tokens", 1))
+    _, _, err = line(*writing(best, "--max-new-tokens", 1))
     assert err.startswith(f"{best}: step {saved.step}, validation loss "
                           f"{saved.best_loss:.3f} nats")
 
 
 def test_a_run_stopped_before_its_first_evaluation_writes_with_its_last(
-        line, data, cwd, after_step):
+        line, corpus, cwd, after_step):
     after_step(3, lambda: signal.raise_signal(signal.SIGINT))
-    assert line("train", "--data", data, *SMALL)[0] == 130
+    assert line("train", "--data", corpus, *SMALL)[0] == 130
     _, _, err = line("generate", "--max-new-tokens", 1)
     last = Path("checkpoints", "tiny", "last.safetensors")
-    assert err.startswith(f"{last}: step 3, not evaluated yet; ")
+    assert err.startswith(f"{last}: step 3, ") and "None" not in err
+
+
+def test_the_end_says_how_much_was_written_and_how_fast(
+        line, best, monkeypatch):
+    clock = iter(range(0, 10**6, 4))
+    monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
+    _, out, err = line(*writing(best, "--prompt", "def ", "--min-new-tokens", 80,
+                                "--max-new-tokens", 80, "--num-samples", 3))
+    assert err.splitlines()[-1] == "240 characters, 60 a second"
 
 
 def test_no_prompt_of_the_readme_is_answered_with_blanks(line):
@@ -481,14 +751,17 @@ def test_no_prompt_of_the_readme_is_answered_with_blanks(line):
         _, out, _ = line("generate", "--checkpoint", SHIPPED, "--prompt", prompt,
                          "--num-samples", 20, "--max-new-tokens", 120,
                          "--min-new-tokens", 120, "--device", "cpu")
-        assert len("".join(out.split())) > len(out) / 2
+        out = re.sub("^--- sample .*$", "", out, flags=re.MULTILINE)
+        assert len("".join(out.split())) > len(out) / 2 > 20 * 60
 
 
-def test_a_prompt_may_come_from_a_file(line, best, cwd):
-    (cwd / "prompt").write_text("def f\n", "utf-8")
-    words = write(best, "--max-new-tokens", 20)
-    assert line(*words, "--prompt-file", "prompt")[1] == line(
-        *words, "--prompt", "def f\n")[1]
+@pytest.mark.parametrize("prompt", ["def f", "def f\n", "", "\n\nx"])
+def test_a_prompt_may_come_from_stdin(line, best, monkeypatch, prompt):
+    words = writing(best, "--max-new-tokens", 20)
+    expected = line(*words, "--prompt", prompt)[1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
+    assert line(*words, "--prompt", "-")[1] == expected
+    assert expected.startswith(prompt)
 
 
 def test_each_way_to_choose_is_a_flag(line, best):
@@ -497,30 +770,43 @@ def test_each_way_to_choose_is_a_flag(line, best):
     flags = [word for name, value in chosen.items()
              for word in (f"--{name.replace('_', '-')}", value)]
     [text] = continuation(best, "def ", **chosen)
-    assert line(*write(best, "--prompt", "def ", *flags))[1] == "def " + text
+    assert line(*writing(best, "--prompt", "def ", *flags))[1] == (
+        f"def {text}\n")
 
 
 def test_seeds_matter_unless_the_temperature_is_0(line, best):
     def texts(*words):
-        return {line(*write(best, "--max-new-tokens", 40, "--min-new-tokens",
-                            40, "--seed", seed, *words))[1]
+        return {line(*writing(best, "--max-new-tokens", 40, "--min-new-tokens",
+                              40, "--seed", seed, *words))[1]
                 for seed in (1, 2, 3)}
 
     assert len(texts()) == 3
     assert len(texts("--temperature", 0)) == 1
 
 
-@pytest.mark.parametrize("more", [[], ["--num-samples", 2]])
-def test_the_text_ends_before_the_stop_text(line, best, more):
-    [text, _] = continuation(best, "def ", count=2, max_new_tokens=40,
-                             min_new_tokens=40)
-    stop = text[20:22]
-    words = write(best, "--prompt", "def ", "--max-new-tokens", 40,
-                  "--min-new-tokens", 40, "--stop", stop)
-    samples = continuation(best, "def ", count=len(more) or 1,
-                           max_new_tokens=40, min_new_tokens=40)
-    assert line(*words, *more)[1] == "".join(
-        "def " + sample.partition(stop)[0] for sample in samples)
+def test_a_seed_that_was_not_typed_is_random_and_can_be_typed(line, best):
+    words = ["generate", "--checkpoint", best, "--device", "cpu",
+             "--min-new-tokens", 40, "--max-new-tokens", 40]
+    tries = [line(*words) for _ in range(3)]
+    assert len({out for _, out, _ in tries}) == 3
+    for _, out, err in tries:
+        again = re.search(r"--seed \d+", err).group().split()
+        assert line(*words, *again)[1] == out
+    assert "--seed 7\n" in line(*words, "--seed", 7)[2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_text_ends_before_the_stop_text(line, best, count):
+    samples = continuation(best, "def ", count=count, max_new_tokens=40,
+                           min_new_tokens=40)
+    stop = samples[0][20:22]
+    words = writing(best, "--prompt", "def ", "--max-new-tokens", 40,
+                    "--min-new-tokens", 40, "--stop", stop,
+                    "--num-samples", count)
+    short = [sample.partition(stop)[0] for sample in samples]
+    expected = printed("def ", short) if count > 1 else f"def {short[0]}\n"
+    assert line(*words)[1] == expected
+    assert len(short[0]) <= 20
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -534,8 +820,8 @@ def test_a_signal_ends_the_text_and_what_was_written_stays(
             yield step
 
     before = signal.getsignal(number)
-    words = ["generate", "--checkpoint", best, "--prompt", "def ",
-             "--num-samples", count, "--min-new-tokens", 500]
+    words = writing(best, "--prompt", "def ", "--num-samples", count,
+                    "--min-new-tokens", 500)
     _, whole, _ = line(*words, "--max-new-tokens", 20)
     monkeypatch.setattr(minigpt, "generate", signalled)
     status, out, err = line(*words)
@@ -544,16 +830,17 @@ def test_a_signal_ends_the_text_and_what_was_written_stays(
 
 
 def test_several_samples_come_in_order_each_under_a_header(line, best):
-    status, out, err = line(*write(best, "--prompt", "def ", "--num-samples",
-                                   3, "--max-new-tokens", 30))
+    status, out, err = line(*writing(best, "--prompt", "def ", "--num-samples",
+                                     3, "--max-new-tokens", 30))
     samples = continuation(best, "def ", count=3, max_new_tokens=30)
-    assert (status, out) == (0, "".join("def " + text for text in samples))
-    assert len({*samples}) == 3
-    assert re.findall("^--- sample (.*)$", err, re.M) == [
-        "1 of 3", "2 of 3", "3 of 3"]
+    assert (status, out) == (0, printed("def ", samples))
+    assert len({*samples}) == 3 and "--- sample" not in err
 
 
-def test_one_sample_is_written_as_it_is_made(best, monkeypatch):
+@pytest.mark.parametrize("count, begun", [
+    (1, "def "), (2, "--- sample 1 of 2\ndef ")])
+def test_the_first_sample_is_written_as_it_is_made(
+        best, monkeypatch, count, begun):
     stream, seen = io.TextIOWrapper(io.BytesIO(), "utf-8"), []
 
     def slowly(*args):
@@ -563,8 +850,10 @@ def test_one_sample_is_written_as_it_is_made(best, monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(minigpt, "generate", slowly)
-    main([*map(str, write(best, "--prompt", "def ", "--max-new-tokens", 9))])
-    assert seen[0] == "def " and [*map(len, seen)] == [*range(4, 13)]
+    main([*map(str, writing(best, "--prompt", "def ", "--max-new-tokens", 9,
+                            "--min-new-tokens", 9, "--num-samples", count))])
+    n = len(begun)
+    assert seen[0] == begun and [*map(len, seen)] == [*range(n, n + 9)]
 
 
 @pytest.mark.parametrize("words, reader", [
@@ -577,7 +866,7 @@ def test_the_cache_is_used_unless_told_otherwise(
         monkeypatch.setattr(minigpt, name, lambda model, name=name,
                             original=original: used.append(name)
                             or original(model))
-    line(*write(best, "--max-new-tokens", 3, *words))
+    line(*writing(best, "--max-new-tokens", 3, *words))
     assert used == [reader]
 
 
@@ -585,93 +874,86 @@ def test_text_may_be_written_in_bfloat16(line, best, monkeypatch):
     models = []
     monkeypatch.setattr(minigpt, "cached", lambda model: models.append(model)
                         or cached(model))
-    words = write(best, "--dtype", "bfloat16", "--max-new-tokens", 30)
+    words = writing(best, "--dtype", "bfloat16", "--max-new-tokens", 30)
     status, out, err = line(*words)
     assert status == 0 and len(out) > 0 and "bfloat16" in err
     assert models[0].norm.weight.dtype == torch.bfloat16
 
 
 def test_the_newest_run_is_taken_else_the_shipped_model():
-    assert find_checkpoint(None) == SHIPPED
+    assert find_checkpoint() == SHIPPED
     for name, age in {"old": 1, "new": 3, "older": 2}.items():
-        path = Path("checkpoints", name, "best.safetensors")
-        path.parent.mkdir(parents=True)
-        path.touch()
-        os.utime(path, (age, age))
-    assert find_checkpoint(None) == Path("checkpoints/new/best.safetensors")
-
-
-# --- evaluate --------------------------------------------------------------
-
-
-def test_evaluate_prints_nats_and_bits(line, best, data):
-    status, out, err = line("evaluate", "--checkpoint", best, "--data", data)
-    assert (status, err) == (0, "")
-    val = Dataset(data, "val", 16)
-    nats = evaluate(load_checkpoint(best).model, val,
-                    pick_machine("cpu"))
-    numbers = re.fullmatch(r".*: (.*) nats, (.*) bits per character, over "
-                           r"(.*) characters\n", out).groups()
-    assert float(numbers[0]) == pytest.approx(nats, abs=1e-4)
-    assert float(numbers[1]) == pytest.approx(nats / math.log(2), abs=1e-4)
-    assert numbers[2] == f"{len(val.tokens) - 1:,}"
-
-
-def test_the_defaults_are_the_newest_run_and_the_prepared_data(
-        line, best, corpus, monkeypatch):
-    monkeypatch.setattr(minigpt, "CORPUS", corpus)
-    path = Path("checkpoints", "a", "best.safetensors")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(best.read_bytes())
-    assert f"{path}: " in line("evaluate")[1]
-    assert f"{path}: " in line("generate", "--max-new-tokens", 1)[2]
+        for file in ("best", "last"):
+            path = Path("checkpoints", name, f"{file}.safetensors")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.utime(path, (age, age))
+    assert find_checkpoint() == Path("checkpoints/new/best.safetensors")
+    Path("checkpoints/new/best.safetensors").unlink()
+    assert find_checkpoint() == Path("checkpoints/new/last.safetensors")
+    assert find_checkpoint("mine") == Path("mine")
 
 
 # --- main ------------------------------------------------------------------
 
 
-def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, monkeypatch):
+@pytest.fixture
+def command(monkeypatch):
+    """Let another function stand for `train`."""
+    return lambda run: monkeypatch.setitem(COMMANDS, "train", (run, RunOptions))
+
+
+def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, command):
     def interrupted(**_):
         raise KeyboardInterrupt
 
     def full(**_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(minigpt, "run_prepare", interrupted)
-    assert line("prepare") == (130, "", "")
-    monkeypatch.setattr(minigpt, "run_prepare", full)
-    status, _, err = line("prepare")
+    command(interrupted)
+    assert line("train") == (130, "", "")
+    command(full)
+    status, _, err = line("train")
     assert status == 2 and err.startswith("minigpt: error: no space left: ")
 
 
-def test_a_run_that_another_process_trains_is_refused(line, data):
-    Path("run").mkdir()
-    with FileLock("run/.lock"):
-        status, _, err = line("train", "--data", data, *SMALL, "--run", "run")
-    assert status == 2 and re.fullmatch(
-        r"minigpt: error: another process trains in run: .*--run\n", err)
+def test_an_error_that_nobody_foresaw_is_not_hidden(line, command):
+    def broken(**_):
+        raise RuntimeError("a bug")
+
+    command(broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        line("train")
 
 
-def test_a_reader_that_has_had_enough_is_no_error(cwd, monkeypatch, capsys):
+def test_a_reader_that_has_had_enough_is_no_error(
+        cwd, monkeypatch, capsys, command):
     def refused(**_):
         raise BrokenPipeError
 
-    monkeypatch.setattr(minigpt, "run_prepare", refused)
+    command(refused)
     with open(cwd / "pipe", "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        assert main(["prepare"]) == 0
+        assert main(["train"]) == 0
         print("what is left in the buffer")
     assert (cwd / "pipe").read_text() == capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("alphabet", ["ascii", "latin-1"])
-def test_any_alphabet_is_written_to_any_terminal(alphabet, monkeypatch):
+def test_any_alphabet_is_written_to_any_terminal(alphabet, monkeypatch, command):
     stream = io.TextIOWrapper(io.BytesIO(), alphabet)
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(minigpt, "run_prepare",
-                        lambda **_: print("\u03b1\ud800", flush=True))
-    main(["prepare"])
+    command(lambda **_: print("\u03b1\ud800", flush=True))
+    main(["train"])
     assert stream.buffer.getvalue().split() == ["\u03b1?".encode()]
+
+
+@pytest.mark.parametrize("alphabet", ["ascii", "latin-1"])
+def test_any_alphabet_is_read_from_any_stdin(alphabet, line, best, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO("def γ".encode()), alphabet)
+    monkeypatch.setattr(sys, "stdin", stream)
+    status, _, err = line(*writing(best, "--prompt", "-"))
+    assert status == 2 and "'γ' at position 4" in err
 
 
 def test_the_words_come_from_the_shell_if_not_given(monkeypatch):

@@ -26,12 +26,13 @@ SMALL = (
     "--warmup-steps 4 --eval-interval 5 --eval-windows 8 "
     "--sample-interval 20 --checkpoint-interval 8 --device cpu").split()
 FILES = {"last.safetensors", "best.safetensors", "metrics.jsonl",
-         "samples.jsonl", "run.json", ".lock"}
+         "samples.jsonl", "run.json", ".lock", "train.npy", "val.npy"}
 
 
-def command_line(data: Path, run: Path) -> list[str]:
+def command_line(corpus: Path, run: Path) -> list[str]:
     """The command that starts a run of 40 steps, or goes on with it."""
-    return ["train", *SMALL, "--data", str(data), "--run", str(run), "--resume"]
+    return ["train", *SMALL, "--data", str(corpus), "--run", str(run),
+            "--resume"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,8 @@ def outcome(run: Path) -> dict:
     lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
     metrics = [{k: v for k, v in json.loads(line).items() if k != "seconds"}
                for line in lines]
-    files = ("last.safetensors", "best.safetensors", "samples.jsonl")
+    files = ("last.safetensors", "best.safetensors", "samples.jsonl",
+             "train.npy", "val.npy")
     return {"metrics": metrics,
             **{name: (run / name).read_bytes() for name in files}}
 
@@ -82,8 +84,13 @@ def victim(argv: list[str], stage: str, call: int) -> None:
 
 @posix
 @pytest.mark.slow
-def test_fifty_kills_lose_nothing(data, tmp_path, monkeypatch):
-    """30 at a random time, 20 inside write, flush or rename."""
+def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
+    """30 at a random time, 20 inside write, flush or rename.
+
+    The first renames of a run are those of its ids and its first checkpoint,
+    so a kill in one of the first three comes before there is a run. At least
+    ten kills come before the first step has been taken.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["minigpt"])
@@ -92,7 +99,7 @@ def test_fifty_kills_lose_nothing(data, tmp_path, monkeypatch):
     def trained(run: Path, stage="", call=0, seconds=None) -> int:
         """Train until the end or the kill; the exit status."""
         process = context.Process(
-            target=victim, args=(command_line(data, run), stage, call))
+            target=victim, args=(command_line(corpus, run), stage, call))
         process.start()
         process.join(seconds)
         process.kill()
@@ -105,23 +112,33 @@ def test_fifty_kills_lose_nothing(data, tmp_path, monkeypatch):
     seconds = time.monotonic() - start
     expected = outcome(tmp_path / "whole")
 
-    kills = {"time": 30, "write": 6, "flush": 7, "rename": 7}
+    early, kills = 0, {"time": 30, "write": 6, "flush": 7, "rename": 7}
+    begun = [("write", 1), *(("rename", i) for i in (1, 2, 3)),
+             *(("flush", i) for i in (1, 3, 5)), *[("time", 0)] * 3]
     run, runs = tmp_path / "run", 0
     while any(kills.values()):
-        kind = dice.choice([kind for kind in kills if kills[kind]])
-        before = (run / "last.safetensors").exists()
-        if kind == "time":
-            status = trained(run, seconds=dice.uniform(0, seconds))
+        last, log = run / "last.safetensors", run / "metrics.jsonl"
+        before = last.exists()
+        if begun:  # in a folder where nothing has been learned
+            kind, call = begun.pop()
+            wait = dice.uniform(0, seconds / 8)
         else:
-            status = trained(run, kind, dice.randint(1, 8))
+            kind = dice.choice([kind for kind in kills if kills[kind]])
+            call, wait = dice.randint(1, 8), dice.uniform(0, seconds)
+        if kind == "time":
+            status = trained(run, seconds=wait)
+        else:
+            status = trained(run, kind, call)
         if status == 0:  # it reached its end before it was killed
             assert outcome(run) == expected
             run, runs = tmp_path / f"run{runs}", runs + 1
             continue
         assert status == -signal.SIGKILL
         kills[kind] -= 1
-        if before or (run / "last.safetensors").exists():
-            load_checkpoint(run / "last.safetensors")
+        early += not log.exists() or '"loss"' not in log.read_text()
+        if before or last.exists():
+            load_checkpoint(last)
+    assert early >= 10
     assert trained(run) == 0
     assert outcome(run) == expected
     assert {path.name for path in run.iterdir()} == FILES
@@ -137,43 +154,43 @@ def complaint(capsys) -> str:
     return err
 
 
-def assert_goes_on(data: Path, run: Path, whole: Path, step: int) -> None:
+def assert_goes_on(corpus: Path, run: Path, whole: Path, step: int) -> None:
     """The checkpoint of a step is whole, alone, and leads to the same end."""
     assert load_checkpoint(run / "last.safetensors").step == step
     assert {path.name for path in run.iterdir()} <= FILES
-    assert main(command_line(data, run)) == 0
+    assert main(command_line(corpus, run)) == 0
     assert outcome(run) == outcome(whole)
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory) -> Path:
+def whole(corpus, tmp_path_factory) -> Path:
     """A run of 40 steps that nothing disturbed."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minigpt, "SAMPLE", GenerateConfig(max_new_tokens=12))
-        assert main(command_line(data, run)) == 0
+        assert main(command_line(corpus, run)) == 0
     return run
 
 
 @posix
 def test_a_limit_on_the_size_of_files(
-        data, whole, tmp_path, after_step, capsys):
+        corpus, whole, tmp_path, after_step, capsys):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = (whole / "last.safetensors").stat().st_size // 2
     after_step(11, lambda: resource.setrlimit(
         resource.RLIMIT_FSIZE, (limit, before[1])))
     try:
-        assert main(command_line(data, tmp_path)) == 2
+        assert main(command_line(corpus, tmp_path)) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "check the file, its rights, and the disk" in complaint(capsys)
-    assert_goes_on(data, tmp_path, whole, 8)
+    assert_goes_on(corpus, tmp_path, whole, 8)
 
 
 @pytest.mark.parametrize("stage", ["save_file", "fsync", "replace"])
 def test_an_error_in_each_stage_of_writing(
-        data, whole, tmp_path, after_step, monkeypatch, capsys, stage):
+        corpus, whole, tmp_path, after_step, monkeypatch, capsys, stage):
     owner = minigpt if stage == "save_file" else os
 
     def full(*_):
@@ -181,19 +198,19 @@ def test_an_error_in_each_stage_of_writing(
 
     original = getattr(owner, stage)
     after_step(11, lambda: monkeypatch.setattr(owner, stage, full))
-    assert main(command_line(data, tmp_path)) == 2
+    assert main(command_line(corpus, tmp_path)) == 2
     assert "No space left on device" in complaint(capsys)
     monkeypatch.setattr(owner, stage, original)
-    assert_goes_on(data, tmp_path, whole, 8)
+    assert_goes_on(corpus, tmp_path, whole, 8)
 
 
-def test_a_folder_that_vanishes(data, whole, tmp_path, after_step, capsys):
+def test_a_folder_that_vanishes(corpus, whole, tmp_path, after_step, capsys):
     run, moved = tmp_path / "run", tmp_path / "moved"
     after_step(11, lambda: run.rename(moved))
-    assert main(command_line(data, run)) == 2
+    assert main(command_line(corpus, run)) == 2
     assert "metrics.jsonl" in complaint(capsys)
     assert not run.exists()
-    assert_goes_on(data, moved, whole, 8)
+    assert_goes_on(corpus, moved, whole, 8)
 
 
 def in_a_namespace(script: str, *argv: str) -> subprocess.CompletedProcess:
@@ -218,15 +235,15 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 
 @posix
 @pytest.mark.slow
-def test_a_disk_that_is_full(data, whole, tmp_path):
+def test_a_disk_that_is_full(corpus, whole, tmp_path):
     """A file system of 400 kB has room for some of what a run writes."""
-    script = (f"mount -t tmpfs -o size=400k none {tmp_path}; cp -r {whole} "
+    script = (f"mount -t tmpfs -o size=450k none {tmp_path}; cp -r {whole} "
               f"{tmp_path}/run; dd if=/dev/zero of={tmp_path}/rest bs=1k "
               f"2>/dev/null || true; rm {tmp_path}/run/.lock; "
-              'status=0; "$@" || status=$?; '
+              'status=0; "$@" >/dev/null || status=$?; '
               f"ls -A {tmp_path}/run; cmp {whole}/last.safetensors "
               f"{tmp_path}/run/last.safetensors; exit $status")
-    argv = command_line(data, tmp_path / "run")
+    argv = command_line(corpus, tmp_path / "run")
     done = in_a_namespace(script, *argv)
     assert "No space left on device" in last_line(done)
     assert {*done.stdout.split()} <= FILES
@@ -234,11 +251,11 @@ def test_a_disk_that_is_full(data, whole, tmp_path):
 
 @posix
 @pytest.mark.slow
-def test_a_folder_that_is_read_only(data, whole, tmp_path):
+def test_a_folder_that_is_read_only(corpus, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     script = (f"mount --bind {tmp_path} {tmp_path}; "
               f'mount -o remount,bind,ro {tmp_path}; "$@"')
-    argv = command_line(data, tmp_path / "run")
+    argv = command_line(corpus, tmp_path / "run")
     done = in_a_namespace(script, *argv)
     assert "Read-only file system" in last_line(done)
     assert outcome(tmp_path / "run") == outcome(whole)
@@ -251,7 +268,7 @@ def test_a_folder_that_is_read_only(data, whole, tmp_path):
 @pytest.mark.parametrize("words, remedy", [
     (["train", "--preset", "tiny", "--batch-size", "20000", "--context-length",
       "64", "--d-model", "768"], "--batch-size or --context-length"),
-    (["generate", "--num-samples", "100000000000"],
+    (["generate", "--num-samples", "60000", "--max-new-tokens", "99999999"],
      "--num-samples or --max-new-tokens"),
 ])
 @pytest.mark.slow
@@ -259,7 +276,7 @@ def test_memory_that_runs_out_is_named_with_what_halves_it(
         words, remedy, tmp_path, corpus):
     resource = pytest.importorskip("resource")
     if words[0] == "train":
-        minigpt.prepare([corpus], tmp_path / "data" / "prepared")
+        words = [*words, "--data", str(corpus)]
     done = subprocess.run(
         [sys.executable, minigpt.__file__, *words], cwd=tmp_path,
         capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(
@@ -284,6 +301,14 @@ def chunks(model: minigpt.MiniGPT, n: int, size: int = 500):
         yield time.process_time() - start
 
 
+def memory() -> int:
+    """Bytes that this process has had at most."""
+    resource = pytest.importorskip("resource")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@posix
 @pytest.mark.slow
 def test_the_end_of_a_long_text_costs_what_its_beginning_does():
     """100,000 characters. Its last tenth is timed in turn with the first tenth
@@ -291,16 +316,16 @@ def test_the_end_of_a_long_text_costs_what_its_beginning_does():
     shape, _ = minigpt.make_configs("tiny", context_length=32)
     torch.manual_seed(0)
     model = minigpt.MiniGPT(shape)
-    cpu, threads = minigpt.pick_machine("cpu"), torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         long, peaks = chunks(model, 100_000), []
         for _ in range(180):
             next(long)
-            peaks.append(minigpt.peak_memory(cpu))
+            peaks.append(memory())
         pairs = [*zip(chunks(model, 10_000), long, strict=True)]
     finally:
         torch.set_num_threads(threads)
     ratio = statistics.median(last / first for first, last in pairs)
     assert len(pairs) == 20 and abs(ratio - 1) < 0.1, pairs
-    assert None in peaks or peaks[-1] - peaks[9] < 2**23
+    assert peaks[-1] - peaks[9] < 2**23

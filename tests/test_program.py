@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -29,53 +31,76 @@ def start(cwd: Path, *words, env=SHELL) -> subprocess.Popen:
     """Start `python minigpt.py WORDS` in a folder."""
     line = [sys.executable, str(PROGRAM), *map(str, words)]
     return subprocess.Popen(
-        line, cwd=cwd, env=env, stdin=subprocess.DEVNULL,
+        line, cwd=cwd, env=env, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=defaults if os.name == "posix" else None)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """The exit status, stdout and stderr."""
-    out, err = process.communicate(timeout=60)
+def finish(process: subprocess.Popen, stdin: str = "") -> tuple[int, str, str]:
+    """The exit status, stdout and stderr, each byte of them."""
+    out, err = process.communicate(stdin.encode("utf-8"), timeout=60)
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
 
 
-def shell(cwd: Path, *words, env=SHELL) -> tuple[int, str, str]:
-    return finish(start(cwd, *words, env=env))
+def shell(cwd: Path, *words, env=SHELL, stdin="") -> tuple[int, str, str]:
+    return finish(start(cwd, *words, env=env), stdin)
 
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory) -> Path:
-    """A folder in which the corpus was prepared and a model trained."""
+    """A folder in which a model was trained."""
     cwd = tmp_path_factory.mktemp("trained")
-    status, out, err = shell(cwd, "prepare", corpus)
-    assert (status, err) == (0, "") and "40 documents" in out
-    status, out, err = shell(cwd, "train", "--preset", "tiny", *SMALL,
-                             "--max-steps", 20, "--warmup-steps", 4)
+    status, out, err = shell(cwd, "train", "--data", corpus, "--preset", "tiny",
+                             *SMALL, "--max-steps", 20, "--warmup-steps", 4)
     assert (status, err) == (0, "")
-    assert "step 20 of 20: validation loss" in out
+    assert "40 documents" in out and "finished: 20 steps" in out
     return cwd
 
 
 @pytest.mark.slow
-def test_a_model_is_prepared_trained_measured_and_writes(trained):
+def test_a_model_is_trained_and_writes(trained):
     assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()
-            } == {"last.safetensors", "best.safetensors", "metrics.jsonl",
-                  "samples.jsonl", "run.json", ".lock"}
-    measuring = start(trained, "evaluate", "--data", "data/prepared")
+            } == {"last.safetensors", "best.safetensors", "train.npy", "val.npy",
+                  "metrics.jsonl", "samples.jsonl", "run.json", ".lock"}
     status, out, err = shell(trained, "generate", "--prompt", "def f",
                              "--max-new-tokens", 100)
     assert status == 0 and out.startswith("def f") and len(out) > 20
-    [note] = err.splitlines()
-    assert note.startswith("checkpoints")
-    status, out, err = finish(measuring)
-    assert (status, err) == (0, "") and "bits per character" in out
+    header, speed = err.splitlines()
+    assert header.startswith("checkpoints") and "--seed" in header
+    assert re.fullmatch(r"\d+ characters, [\d,]+ a second", speed)
+
+
+def test_stdout_is_prompt_text_and_newline_to_the_byte(trained):
+    """Of a prompt from stdin, that is longer than the context, twice."""
+    prompt = "def f(x):\n    return x\n\n\n" * 3
+    words = ["generate", "--prompt", "-", "--max-new-tokens", 50, "--seed", 3]
+    saved = minigpt.load_checkpoint(
+        trained / "checkpoints" / "tiny" / "best.safetensors")
+    text = minigpt.write(saved, prompt, max_new_tokens=50, seed=3)
+    status, out, err = shell(trained, *words, stdin=prompt)
+    assert (status, out) == (0, text + "\n")
+    assert "characters of the prompt are not read" in err
+    status, out, _ = shell(trained, *words, "--num-samples", 2, stdin=prompt)
+    empty, *texts = re.split("--- sample . of 2\n", out)
+    assert status == 0 and empty == "" and len(texts) == 2
+    assert all(text.startswith(prompt) and text[-1] == "\n" for text in texts)
 
 
 def test_a_wrong_command_line_has_status_2_and_one_line(trained):
     status, out, err = shell(trained, "train", "--preset", "tiny")
     assert (status, out) == (2, "")
     assert re.fullmatch("minigpt: error: checkpoints.tiny holds a run.*\n", err)
+
+
+def test_the_project_names_the_program_and_its_version():
+    """An installed `minigpt` is the program, of the version that it tells."""
+    text = (PROGRAM.parent / "pyproject.toml").read_text("utf-8")
+    project = tomllib.loads(text)["project"]
+    assert project["version"] == minigpt.__version__
+    assert [*project["scripts"]] == ["minigpt"]
+    command = EntryPoint("minigpt", project["scripts"]["minigpt"],
+                         "console_scripts")
+    assert command.load() is minigpt.main
 
 
 # --- signals ---------------------------------------------------------------
@@ -99,24 +124,22 @@ def stop_while_training(cwd: Path, run: str, data: Path, number: int) -> tuple:
 @posix
 @pytest.mark.slow
 def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(
-        trained, tmp_path):
-    data = trained / "data" / "prepared"
-    status, out, err = stop_while_training(tmp_path, "my run", data,
+        corpus, tmp_path):
+    status, out, err = stop_while_training(tmp_path, "my run", corpus,
                                            signal.SIGINT)
     assert (status, err) == (130, "")
     *_, stopped, command = out.splitlines()
     assert re.fullmatch("stopped after step .*; go on with:", stopped)
     python, program, *again = shlex.split(command)
-    assert (python, program) == ("python", "minigpt.py")
+    assert (python, program) == (sys.executable, str(PROGRAM))
     status, out, err = shell(tmp_path, *again)
     assert (status, err) == (0, "")
-    assert "step 400 of 400" in out and "step 0 of" not in out
+    assert "finished: 400 steps" in out and "step 0" not in out
 
 
 @posix
-def test_sigterm_saves_the_run(trained, tmp_path):
-    data = trained / "data" / "prepared"
-    status, out, err = stop_while_training(tmp_path, "run", data,
+def test_sigterm_saves_the_run(corpus, tmp_path):
+    status, out, err = stop_while_training(tmp_path, "run", corpus,
                                            signal.SIGTERM)
     assert (status, err) == (143, "") and "go on with:" in out
     assert (tmp_path / "run" / "last.safetensors").exists()
@@ -130,6 +153,7 @@ ENDLESS = ["generate", "--prompt", "def f", "--max-new-tokens", 100_000,
 def test_ctrl_c_keeps_the_text_written_so_far(trained):
     process = start(trained, *ENDLESS)
     first = process.stdout.read(40)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     status, rest, err = finish(process)
     assert status == 130 and "Traceback" not in err
@@ -142,7 +166,7 @@ def test_a_reader_may_close_the_pipe(trained):
     assert process.stdout.read(5) == b"def f"
     process.stdout.close()
     [note] = process.stderr.read().decode().splitlines()
-    assert process.wait(60) == 0 and "parameters" in note
+    assert process.wait(60) == 0 and "--seed" in note
 
 
 # --- other alphabets -------------------------------------------------------
@@ -157,11 +181,10 @@ def test_greek_is_written_in_utf_8_wherever_it_goes(tmp_path):
     optimizer = minigpt.make_optimizer(model, config)
     minigpt.Checkpoint(model, optimizer, config, tokenizer, "fingerprint").save(
         tmp_path / "greek.safetensors")
-    (tmp_path / "prompt").write_text("πάντα ", "utf-8")
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
     status, out, _ = shell(
         tmp_path, "generate", "--checkpoint", "greek.safetensors",
-        "--prompt-file", "prompt", "--max-new-tokens", 20,
-        "--min-new-tokens", 20, env=SHELL | ascii_only)
-    assert status == 0 and out.startswith("πάντα ") and len(out) == 26
-    assert {*out} <= {*text}
+        "--prompt", "-", "--max-new-tokens", 20, "--min-new-tokens", 20,
+        env=SHELL | ascii_only, stdin="πάντα ")
+    assert status == 0 and out.startswith("πάντα ") and len(out) == 27
+    assert {*out[:-1]} <= {*text} and out[-1] == "\n"
