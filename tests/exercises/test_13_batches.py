@@ -8,17 +8,17 @@ import minigpt
 
 
 def test_an_evaluation_says_the_mean_loss_of_the_steps_since_the_last(
-        data, tmp_path, capsys, monkeypatch):
+        corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(minigpt, "SAMPLE",
                         replace(minigpt.SAMPLE, max_new_tokens=2))
-    shape, config = minigpt.make_configs(
-        "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2,
-        batch_size=4, max_steps=10, warmup_steps=2, eval_interval=5,
-        eval_windows=8, device="cpu")
-    minigpt.train(shape, config, data, tmp_path, max_minutes=0)  # one step
-    minigpt.train(shape, config, data, tmp_path, resume=True)
-    printed = re.findall(r"step (\d+) of 10: validation loss .* per character"
-                         r"(?:, batches ([\d.]+))?$", capsys.readouterr().out,
+    words = (f"train --data {corpus} --run {tmp_path} --preset tiny "
+             "--context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
+             "--batch-size 4 --max-steps 10 --warmup-steps 2 --eval-interval 5 "
+             "--eval-windows 8 --device cpu --max-minutes 0").split()
+    assert minigpt.main(words) == 0  # one step
+    assert minigpt.main(["train", "--run", str(tmp_path), "--resume"]) == 0
+    printed = re.findall(r"^step (\d+): validation loss .* per character"
+                         r"(?:, batches ([\d.]+))?;", capsys.readouterr().out,
                          re.MULTILINE)
     log = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
     losses = [r["loss"] for r in map(json.loads, log) if "loss" in r]

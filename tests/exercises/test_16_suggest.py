@@ -8,7 +8,7 @@ from minigpt import main
 @pytest.mark.parametrize("words, flag", [
     ("train --droput 0.1", "--dropout"), ("train --max-step=3", "--max-steps"),
     ("train --overwite", "--overwrite"), ("generate --top-q 0.5", "--top-p"),
-    ("prepare --sufix .txt", "--suffix"), ("evaluate --dat .", "--data")])
+    ("train --sufix .txt", "--suffix"), ("generate --promt x", "--prompt")])
 def test_a_flag_that_is_close_is_named(words, flag, capsys):
     assert main(words.split()) == 2
     out, err = capsys.readouterr()
