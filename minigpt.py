@@ -881,6 +881,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 # 13. The training run (book/13_run.md) ---------------------------------------
 
+IDS = ("train.npy", "val.npy")
 LAST, BEST = "last.safetensors", "best.safetensors"
 RESULTS = (BEST, "metrics.jsonl", "samples.jsonl", "run.json")
 
@@ -901,7 +902,7 @@ def start_run(folder: Path, state: Checkpoint, corpus: Corpus) -> None:
     """Write what a run begins with, in place of any run in the folder."""
     for name in (*RESULTS, LAST):
         (folder / name).unlink(missing_ok=True)
-    for name, ids in (("train.npy", corpus.train), ("val.npy", corpus.val)):
+    for name, ids in zip(IDS, (corpus.train, corpus.val)):
         write_atomically(folder / name, partial(save_ids, ids))
     state.save(folder / LAST)
 
@@ -946,10 +947,11 @@ def trim(log: Path, step: int) -> list[dict]:
 
 def check_shape(config: ModelConfig, wanted: dict) -> None:
     """Raise MiniGPTError if a setting that was typed contradicts a model."""
-    for name, value in wanted.items():
-        known = getattr(config, name, value)
-        require(value == known, f"--{name.replace('_', '-')} {value}: the model"
-                f" has {known}: leave it out, or begin another run with --run")
+    for name in [f.name for f in fields(config) if f.name in wanted]:
+        value, known = wanted[name], getattr(config, name)
+        require(value == known or replace(config, **{name: value}) == config,
+                f"--{name.replace('_', '-')} {value}: the model has {known}: "
+                "leave it out, or begin another run with --run")
 
 
 def open_run(folder: Path, **changes) -> Run:
@@ -959,24 +961,30 @@ def open_run(folder: Path, **changes) -> Run:
     """
     state = load_checkpoint(folder / LAST)
     check_shape(state.model.config, changes)
-    new = {n: v for n, v in changes.items() if hasattr(state.config, n)}
-    state.config = config = replace(state.config, **new)
+    _, config = make_configs("full", **asdict(state.config) | changes)
+    new = {name: value for name, value in asdict(config).items()
+           if getattr(state.config, name) != value}
+    state.config = config
     machine = pick_machine(config.device, config.dtype)
     state.to(machine.device)
     require(state.step == 0 or bool(state.optimizer.state), f"{folder / LAST} "
             "has weights alone: use them with generate, or train --init")
-    ids = [np.load(folder / f"{name}.npy", mmap_mode="r")
-           for name in ("train", "val")]
-    require(Corpus(state.tokenizer, *ids).fingerprint() == state.fingerprint,
-            f"{folder}: train.npy and val.npy are not those of {LAST}: put "
-            "them back, or begin another run with --run")
+    try:
+        ids = [np.load(folder / name, mmap_mode="r") for name in IDS]
+        found = Corpus(state.tokenizer, *ids).fingerprint()
+    except Exception:  # of a damaged file, it may be any
+        found = None
+    require(found == state.fingerprint, f"{folder}: {' and '.join(IDS)} are "
+            f"not those of {LAST}: put them back, or begin another run")
     train, val = (Dataset(x, state.model.config.context_length) for x in ids)
     trim(folder / "samples.jsonl", state.step)
     records = trim(folder / "metrics.jsonl", state.step)
     seconds = records[-1].get("seconds", 0.0) if records else 0.0
     run = Run(folder, state, train, val, machine, seconds)
     if new:
+        state.save(folder / LAST)
         run.log("metrics", changes=new, seconds=seconds)
+        print(f"step {state.step}, from here on with {new}")
     return run
 
 
@@ -1229,14 +1237,14 @@ def run_train(**typed) -> int:
         begun = new_state(options, preset, typed)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock", timeout=0):
+        goes_on = find_run(options, typed)[2]  # now that nobody else writes
         if not goes_on:
             start_run(folder, *begun)
         elif options.data:
             print(f"--data is not read again: the text is kept in {folder}")
-        run = open_run(folder, **typed if goes_on else {})
+        run = open_run(folder, **typed)
         print(f"{folder}: step {run.state.step} of {run.state.config.max_steps}"
-              f" on {run.machine}" + f", from here on with {typed}" * bool(
-                  goes_on and typed))
+              f" on {run.machine}")
         number = train(run, deadline, cached)
         again = [sys.executable, sys.argv[0]]
         quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
@@ -1303,8 +1311,8 @@ def run_generate(**typed) -> int:
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
-        tell(f"the first {unread} characters of the prompt are not read, since "
-             f"the model can see {T}")
+        tell(f"the first {unread} characters of the prompt are not read: the "
+             f"model can see {T}")
     rows = torch.tensor(ids, device=machine.device).repeat(
         options.num_samples, 1)
     reader = (cached if options.cache else uncached)(
@@ -1362,7 +1370,7 @@ def parse(argv: list[str] | None) -> tuple[Callable, dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv); return the exit status."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # any alphabet, on any system
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
@@ -1393,4 +1401,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: c1ff4994a13e789146f5089e31500e782a023c86e6e1ce848f4e7e99b8c6b6c2
+# tangled: 02c005f6151d467e94f453bcf814d9897657f6dbea8203a489fd9e00c64a1c4c
