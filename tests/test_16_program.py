@@ -424,6 +424,17 @@ def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
             home / "run" / name).read_bytes()
 
 
+def test_one_number_of_the_shape_may_be_typed_alone(line, corpus):
+    """The tiny preset's 3 heads divide 36, the 8 of another preset do not."""
+    words = ["train", "--data", corpus, "--preset", "tiny", "--run", "new",
+             "--d-model", 36, "--n-layers", 1, "--eval-windows", 8,
+             "--max-minutes", 0, "--device", "cpu", "--resume"]
+    for step in (1, 2):
+        status, out, err = line(*words)
+        assert (status, err) == (0, "")
+        assert f"stopped after step {step}" in out
+
+
 def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(
         line, run_folder):
     status, out, _ = line("train", "--run", run_folder, "--resume",
