@@ -326,8 +326,11 @@ def read_corpus(source: Path = CORPUS, suffix: str = ".py",
     Without a tokenizer, one is made of the text. Raises MiniGPTError for a
     source that is missing or damaged, or has no text in such files.
     """
+    suffixes = tuple(filter(None, suffix.replace(" ", "").split(",")))
+    require(source.exists() and suffixes != (), f"no files *{suffix} in "
+            f"{source}: check the path, and --suffix")
     try:
-        texts, skipped = read_documents(source, tuple(suffix.split(",")))
+        texts, skipped = read_documents(source, suffixes)
     except Exception as error:  # of a damaged archive, it may be any
         raise MiniGPTError(f"{source} cannot be read ({error!r}): name a "
                            "folder, a file or a whole archive") from None
@@ -875,8 +878,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
         return rebuild(meta, tensors)
     except Exception as error:  # of a foreign file, it may be any
+        reason = " ".join(str(error).split())
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
-                           f"({error}): choose another file") from None
+                           f"({reason}): choose another file") from None
 
 
 # 13. The training run (book/13_run.md) ---------------------------------------
@@ -961,7 +965,8 @@ def open_run(folder: Path, **changes) -> Run:
     """
     state = load_checkpoint(folder / LAST)
     check_shape(state.model.config, changes)
-    _, config = make_configs("full", **asdict(state.config) | changes)
+    known = asdict(state.model.config) | asdict(state.config)
+    _, config = make_configs("full", **known | changes)
     new = {name: value for name, value in asdict(config).items()
            if getattr(state.config, name) != value}
     state.config = config
@@ -1353,7 +1358,8 @@ COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
 
 def parse(argv: list[str] | None) -> tuple[Callable, dict]:
     """The function of a command line, and the settings that were typed."""
-    parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0],
+                    allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command",
                                      required=True)
@@ -1401,4 +1407,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 02c005f6151d467e94f453bcf814d9897657f6dbea8203a489fd9e00c64a1c4c
+# tangled: b2dc9881b38aea112ea580be554c10e82741f010fb0be7c10a2547de46505c7b

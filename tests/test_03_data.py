@@ -97,7 +97,7 @@ def test_a_file_that_is_named_needs_no_ending(tmp_path):
 def test_other_endings_are_taken_on_request(tmp_path):
     folder = write(tmp_path / "in", a_py="a", b_txt="b", c_md="c")
     assert sorted(documents(folder, ".txt", ".md")) == ["b", "c"]
-    assert read_corpus(folder, ".txt,.md").tokenizer.characters == "bc"
+    assert read_corpus(folder, ".txt, .md,").tokenizer.characters == "bc"
 
 
 def test_what_others_wrote_is_left_out(tmp_path):
@@ -297,8 +297,14 @@ def test_a_damaged_header_in_a_bare_tar_is_refused(corpus, tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.py", "missing", "missing.zip"])
 def test_a_source_that_is_not_there_is_named(tmp_path, name):
-    with pytest.raises(MiniGPTError, match=f"{name}.* (cannot be read|has no text)"):
+    with pytest.raises(MiniGPTError, match=f"in .*{name}: check the path"):
         read_corpus(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["", ",", " , "])
+def test_a_list_of_endings_without_one_is_refused(corpus, suffix):
+    with pytest.raises(MiniGPTError, match="no files .*--suffix"):
+        read_corpus(corpus, suffix)
 
 
 def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):

@@ -135,7 +135,7 @@ WRONG = [
     (f"{TRAIN} --dtype float8", "'float8'"),
     # data
     ("train --preset tiny", "corpus.xz"),  # the default, which is missing
-    ("train --preset tiny --data {home}/nowhere", "nowhere.*: name "),
+    ("train --preset tiny --data {home}/nowhere", "nowhere: check the path"),
     ("train --preset tiny --data {home}/empty", "empty has no text.*--suffix"),
     ("train --preset tiny --data {home}/empty.py", "no text.*1: empty"),
     ("train --preset tiny --data {home}/latin1.py", "no text.*1: not UTF-8"),
@@ -155,7 +155,7 @@ WRONG = [
     (f"{AGAIN} --resume --learning-rate -1", "learning_rate is -1"),
     (f"{AGAIN} --resume --device tpu", "'tpu'"),
     (f"{AGAIN} --overwrite --device tpu", "'tpu'"),
-    ("train --data nowhere --run {home}/run --overwrite", "nowhere.*: name "),
+    ("train --data nowhere --run {home}/run --overwrite", "nowhere: check the path"),
     (f"{TRAIN} --run {{home}}/empty.py", "empty.py"),
     ("train --run {home}/foreign --resume", "foreign"),
     ("train --run {home}/headless --resume", "without last.*--overwrite"),
@@ -422,6 +422,17 @@ def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
     for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
         assert Path("new", name).read_bytes() == (
             home / "run" / name).read_bytes()
+
+
+def test_one_number_of_the_shape_may_be_typed_alone(line, corpus):
+    """The tiny preset's 3 heads divide 36, the 8 of another preset do not."""
+    words = ["train", "--data", corpus, "--preset", "tiny", "--run", "new",
+             "--d-model", 36, "--n-layers", 1, "--eval-windows", 8,
+             "--max-minutes", 0, "--device", "cpu", "--resume"]
+    for step in (1, 2):
+        status, out, err = line(*words)
+        assert (status, err) == (0, "")
+        assert f"stopped after step {step}" in out
 
 
 def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(
