@@ -555,7 +555,7 @@ class GenerateConfig(Settings):
 
     max_new_tokens: int = setting(500, "characters at most", 0, 10**8)
     min_new_tokens: int = setting(0, "characters before it may end", 0)
-    temperature: float = setting(0.8, "0: the likeliest; 1: as learned", 0)
+    temperature: float = setting(0.8, "0: likeliest; 1: as learned", 0, 1e6)
     top_k: int = setting(0, "choose among this many; 0: all", 0)
     top_p: float = setting(1.0, "choose among this share; 1: all", 1e-9, 1)
     seed: int = setting(0, "number all random choices follow", 0, 2**32 - 1)
@@ -1407,4 +1407,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: b2dc9881b38aea112ea580be554c10e82741f010fb0be7c10a2547de46505c7b
+# tangled: 46a4c03b67ae5a13b45765b2a5c3840424a5f7268aa5ac470b1ad542a7edbeb9
