@@ -127,6 +127,12 @@ class TrainConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = setting("auto", "auto, float32 or bfloat16")
 
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.min_learning_rate <= self.learning_rate, f"learning_rate "
+                f"{self.learning_rate} is below min_learning_rate "
+                f"{self.min_learning_rate}: lower both")
+
 
 PRESETS = {
     "full": {},
@@ -224,15 +230,15 @@ def open_files(source: Path, skipped: Counter
     `open()` gives a binary file. No name in an archive is ever used as a path.
     A folder that cannot be read is counted in `skipped`.
     """
-    kinds = [suffix.lower() for suffix in source.suffixes[-2:]]
+    kinds = [suffix.lower() for suffix in ["", *source.suffixes][-2:]]
     if source.is_dir():
         note = partial(skipped.update, ["folder not readable"])
         for folder, _, names in os.walk(source, onerror=lambda _: note()):
             for path in (Path(folder, name) for name in names):
-                if path.is_file() or path.is_symlink():  # no device, no pipe
+                if path.is_file() or not path.exists():  # no device, no pipe
                     name = path.relative_to(source).as_posix()
                     yield name, partial(path.open, "rb")
-    elif kinds[-1:] == [".zip"]:
+    elif kinds[-1] == ".zip":
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
                 yield name, partial(archive.open, name)
@@ -388,7 +394,8 @@ class Dataset:
         chunks = [shuffled(n, seed, place // n)[place % n] for place in places]
         starts = self.context_length * np.array(chunks)
         rows = self.ids[starts[:, None] + np.arange(self.context_length)]
-        return self.windows(starts + (rows == EOS).argmax(1))  # or 0
+        ends = (rows == EOS).argmax(1)  # 0 where no file ends
+        return self.windows(starts + ends * (np.array(places) % 2))
 
     def starts(self, count: int | None = None) -> np.ndarray:
         """`count` evenly spaced starts, or those that cover every token."""
@@ -786,7 +793,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for m and v
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on; what is in a checkpoint file."""
+    """A run: what is in a checkpoint file. (Its text lies beside it.)"""
 
     model: MiniGPT
     optimizer: torch.optim.AdamW
@@ -965,30 +972,31 @@ def open_run(folder: Path, **changes) -> Run:
     """
     state = load_checkpoint(folder / LAST)
     check_shape(state.model.config, changes)
-    known = asdict(state.model.config) | asdict(state.config)
-    _, config = make_configs("full", **known | changes)
+    _, config = make_configs("full", **asdict(state.model.config)
+                             | asdict(state.config) | changes)
     new = {name: value for name, value in asdict(config).items()
            if getattr(state.config, name) != value}
-    state.config = config
+    moments, state.config = state.optimizer.state, config
+    state.optimizer = make_optimizer(state.model, config)
+    state.optimizer.state.update(moments)
     machine = pick_machine(config.device, config.dtype)
     state.to(machine.device)
     require(state.step == 0 or bool(state.optimizer.state), f"{folder / LAST} "
             "has weights alone: use them with generate, or train --init")
-    try:
+    found = None
+    with suppress(Exception):  # of a damaged file, it may be any
         ids = [np.load(folder / name, mmap_mode="r") for name in IDS]
         found = Corpus(state.tokenizer, *ids).fingerprint()
-    except Exception:  # of a damaged file, it may be any
-        found = None
     require(found == state.fingerprint, f"{folder}: {' and '.join(IDS)} are "
             f"not those of {LAST}: put them back, or begin another run")
-    train, val = (Dataset(x, state.model.config.context_length) for x in ids)
+    splits = [Dataset(x, state.model.config.context_length) for x in ids]
     trim(folder / "samples.jsonl", state.step)
     records = trim(folder / "metrics.jsonl", state.step)
-    seconds = records[-1].get("seconds", 0.0) if records else 0.0
-    run = Run(folder, state, train, val, machine, seconds)
+    run = Run(folder, state, *splits, machine, max(
+        (record.get("seconds", 0.0) for record in records), default=0.0))
     if new:
         state.save(folder / LAST)
-        run.log("metrics", changes=new, seconds=seconds)
+        run.log("metrics", changes=new, seconds=run.seconds)
         print(f"step {state.step}, from here on with {new}")
     return run
 
@@ -1193,12 +1201,13 @@ def flag(f) -> dict:
 def new_state(options: RunOptions, preset: str, typed: dict
               ) -> tuple[Checkpoint, Corpus]:
     """What a new run begins with, and the text that it learns from."""
-    shape, config = make_configs(preset, **typed)
-    pick_machine(config.device, config.dtype)
-    init = load_checkpoint(Path(options.init)) if options.init else None
-    if init is not None:
+    init, fixed = None, {}
+    if options.init:
+        init = load_checkpoint(Path(options.init))
+        fixed = asdict(init.model.config)
         check_shape(init.model.config, typed)
-        shape = init.model.config
+    shape, config = make_configs(preset, **fixed | typed)
+    pick_machine(config.device, config.dtype)
     corpus = read_corpus(Path(options.data or CORPUS), options.suffix,
                          init and init.tokenizer)
     for ids in (corpus.train, corpus.val):
@@ -1223,6 +1232,7 @@ def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
     if preset == "auto":
         machine = pick_machine(typed.get("device", "auto"))
         preset = "full" if machine.device.type == "cuda" else "laptop"
+    make_configs(preset)  # raises if there is no such preset
     folder = Path(options.run or RUNS / preset)
     found = [name for name in (LAST, *RESULTS) if (folder / name).exists()]
     require(options.overwrite or not found or LAST in found, f"{folder} holds "
@@ -1258,7 +1268,8 @@ def run_train(**typed) -> int:
             print(f"stopped after step {run.state.step}; go on with:")
         else:
             finish(run)
-            again += ["generate", "--checkpoint", str(folder / BEST)]
+            best = BEST if (folder / BEST).exists() else LAST
+            again += ["generate", "--checkpoint", str(folder / best)]
             print("write with:")
         print(quote(again))
     return 128 + number if number else 0
@@ -1306,20 +1317,20 @@ def run_generate(**typed) -> int:
     config = take(GenerateConfig, {"seed": dice} | typed)
     options = take(WriteOptions, typed)
     machine = pick_machine(options.device, options.dtype)
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = options.prompt if options.prompt != "-" else (
+        sys.stdin or io.StringIO()).read()
     path = find_checkpoint(options.checkpoint)
     saved, tell = load_checkpoint(path), partial(print, file=sys.stderr)
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    loss = "loss not measured yet" if saved.best_loss is None else (
-        f"validation loss {saved.best_loss:.3f} nats per character")
-    tell(f"{path}: step {saved.step}, {loss}; {machine}, --seed {config.seed}")
+    loss = saved.best_loss and f"{saved.best_loss:.3f} nats per character"
+    tell(f"{path}: step {saved.step}, validation loss {loss or 'not measured'}"
+         f"; {machine}, --seed {config.seed}")
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
         tell(f"the first {unread} characters of the prompt are not read: the "
              f"model can see {T}")
-    rows = torch.tensor(ids, device=machine.device).repeat(
-        options.num_samples, 1)
+    rows = torch.tensor([ids] * options.num_samples, device=machine.device)
     reader = (cached if options.cache else uncached)(
         saved.model.to(machine.device, machine.dtype))
     began = time.perf_counter()
@@ -1349,7 +1360,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ours."""
 
     def error(self, message: str):
-        raise MiniGPTError(f"{message}: see {self.prog} --help")
+        raise MiniGPTError(f"{message}: see 'train --help', 'generate --help'")
 
 
 COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
@@ -1382,10 +1393,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run, typed = parse(argv)
         return run(**typed)
-    except BrokenPipeError:  # whoever reads our output has had enough
+    except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141  # as any program that the system stops for that
     except KeyboardInterrupt:
+        print("minigpt: stopped", file=sys.stderr)
         return 130
     except MiniGPTError as error:
         message = str(error)
@@ -1407,4 +1419,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 46a4c03b67ae5a13b45765b2a5c3840424a5f7268aa5ac470b1ad542a7edbeb9
+# tangled: aff8bafc71f5aa7ad2c359dfa29906049600875ee51d63d8ee2c57a28dcf2843

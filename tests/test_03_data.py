@@ -201,6 +201,7 @@ def test_links_are_followed_once_and_loops_have_an_end(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     folder = write(tmp_path / "in", a_py="x = 1\n")
     os.mkfifo(folder / "pipe.py")
+    (folder / "link.py").symlink_to(folder / "pipe.py")
     assert documents(folder) == ["x = 1\n"]
 
 
@@ -407,29 +408,43 @@ def test_a_batch_is_a_function_of_its_number_size_and_seed(dataset):
     assert torch.equal(again[0], inputs) and torch.equal(again[1], targets)
 
 
-def begun(dataset: Dataset) -> list[list[int]]:
-    """The inputs of all chunks: each begins with its <eos> if it has one."""
-    T, rows = dataset.context_length, []
-    for start in np.arange(dataset.n_chunks) * T:
+def first_ids(dataset: Dataset, epoch: int, seed: int) -> list[list[int]]:
+    """The inputs of an epoch, by hand: of every second chunk what follows its <eos>."""
+    T, n, rows = dataset.context_length, dataset.n_chunks, []
+    for i, chunk in enumerate(minigpt.shuffled(n, seed, epoch)):
+        start = chunk * T
         ends = np.flatnonzero(dataset.ids[start:start + T] == EOS)
-        start += ends[0] if len(ends) else 0
+        if (epoch * n + i) % 2 and len(ends):
+            start += ends[0]
         rows += dataset.windows(np.array([start]))[0].tolist()
-    return sorted(rows)
+    return rows
 
 
 def test_epochs_hold_each_chunk_once_in_an_order_of_their_own(dataset):
     n = dataset.n_chunks
-    orders = [dataset.batch(epoch, n, seed)[0].tolist()
-              for seed in (0, 1) for epoch in (0, 1, 2)]
-    assert all(sorted(order) == begun(dataset) for order in orders)
-    assert all(a != b for a in orders for b in orders if a is not b)
+    orders = {(seed, epoch): dataset.batch(epoch, n, seed)[0].tolist()
+              for seed in (0, 1) for epoch in (0, 1, 2)}
+    for (seed, epoch), order in orders.items():
+        assert order == first_ids(dataset, epoch, seed)
+    starts = [[tuple(row) for row in order] for order in orders.values()]
+    assert all(a != b for a in starts for b in starts if a is not b)
 
 
-def test_where_a_file_ends_a_window_begins(dataset):
-    rows = dataset.batch(0, dataset.n_chunks, seed=0)[0]
-    first = rows[:, 0] == EOS
-    assert first.sum() > 0
-    assert not (rows[~first] == EOS).any()
+def test_every_end_of_a_file_is_asked_for_and_begun_with_in_some_epoch(
+        dataset, monkeypatch):
+    ends = {*(np.flatnonzero(dataset.ids == EOS)).tolist()} - {0}
+    ends = {end for end in ends if end < dataset.n_chunks * dataset.context_length}
+    asked, begun, original = set(), set(), dataset.windows
+
+    def windows(starts):
+        begun.update(starts.tolist())
+        asked.update(p for start in starts.tolist() for p in range(start + 1, start + 33))
+        return original(starts)
+
+    monkeypatch.setattr(dataset, "windows", windows)
+    for epoch in range(16):
+        dataset.batch(epoch, dataset.n_chunks, seed=0)
+    assert ends <= asked and ends <= begun
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

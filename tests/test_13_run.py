@@ -656,3 +656,23 @@ def test_an_evaluation_says_how_far_the_run_is_and_how_fast(
     [line] = [line for line in capsys.readouterr().out.splitlines()
               if line.startswith("step 5: ")]
     assert re.search(r" 25% 640/2.56k \[00:05<00:15, 128char/s\]", line), line
+
+
+def test_a_changed_decay_works_from_here_on_and_not_from_the_next_stop(
+        text, tmp_path, after_step):
+    """Undisturbed or stopped once more, the run is the same."""
+    ends = []
+    for name, stops in (("a", []), ("b", [9])):
+        (tmp_path / name).mkdir()
+        after_step(5, lambda: signal.raise_signal(signal.SIGINT))
+        train(begin(tmp_path / name, text))
+        run = open_run(tmp_path / name, weight_decay=5.0, beta1=0.5)
+        group = run.state.optimizer.param_groups[0]
+        assert (group["weight_decay"], group["betas"][0]) == (5.0, 0.5)
+        for step in stops:
+            after_step(step, lambda: signal.raise_signal(signal.SIGINT))
+            train(run)
+            run = open_run(tmp_path / name)
+        train(run)
+        ends.append((tmp_path / name / "last.safetensors").read_bytes())
+    assert ends[0] == ends[1]

@@ -922,7 +922,7 @@ def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, command):
         raise OSError("no space left")
 
     command(interrupted)
-    assert line("train") == (130, "", "")
+    assert line("train") == (130, "", "minigpt: stopped\n")
     command(full)
     status, _, err = line("train")
     assert status == 2 and err.startswith("minigpt: error: no space left: ")
@@ -937,7 +937,7 @@ def test_an_error_that_nobody_foresaw_is_not_hidden(line, command):
         line("train")
 
 
-def test_a_reader_that_has_had_enough_is_no_error(
+def test_a_reader_that_has_had_enough_is_no_error_but_no_success(
         cwd, monkeypatch, capsys, command):
     def refused(**_):
         raise BrokenPipeError
@@ -945,7 +945,7 @@ def test_a_reader_that_has_had_enough_is_no_error(
     command(refused)
     with open(cwd / "pipe", "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        assert main(["train"]) == 0
+        assert main(["train"]) == 141
         print("what is left in the buffer")
     assert (cwd / "pipe").read_text() == capsys.readouterr().err == ""
 
