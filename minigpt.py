@@ -800,7 +800,7 @@ class Checkpoint:
     config: TrainConfig
     tokenizer: Tokenizer
     fingerprint: str  # of the data
-    before: list[int] = field(default_factory=list)  # ids, read before a prompt
+    before: list[int] = field(default_factory=lambda: [EOS])  # each prompt
     step: int = 0  # how many are done
     best_loss: float | None = None  # nats per character, on `val`
 
@@ -895,12 +895,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 IDS = ("train.npy", "val.npy")
 LAST, BEST = "last.safetensors", "best.safetensors"
 RESULTS = (BEST, "metrics.jsonl", "samples.jsonl", "run.json")
-
-
-def opening(tokenizer: Tokenizer) -> list[int]:
-    """The ids read before a prompt: `<eos>`, and two `\\n` if it has them."""
-    ids = tokenizer.encode("\n\n", "replace").tolist()
-    return [EOS, *(i for i in ids if i != UNK)]
 
 
 def save_ids(ids: np.ndarray, path: Path) -> None:
@@ -1216,7 +1210,7 @@ def new_state(options: RunOptions, preset: str, typed: dict
         torch.manual_seed(config.seed)
         shape = replace(shape, vocab_size=corpus.tokenizer.vocab_size)
     model = MiniGPT(shape) if init is None else init.model
-    before = opening(corpus.tokenizer) if init is None else init.before
+    before = [EOS] if init is None else init.before
     return Checkpoint(model, make_optimizer(model, config), config,
                       corpus.tokenizer, corpus.fingerprint(), before), corpus
 
@@ -1419,4 +1413,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: aff8bafc71f5aa7ad2c359dfa29906049600875ee51d63d8ee2c57a28dcf2843
+# tangled: 93c4525a29e10d7235d48f0560d0ea415e0e6f92b4ef20513102351e2673b1ab

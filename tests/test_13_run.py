@@ -16,7 +16,7 @@ import minigpt
 from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
                      MiniGPTError, Run, StopSignal, Tokenizer, evaluate, finish,
                      learning_rate, load_checkpoint, make_configs,
-                     make_optimizer, open_run, opening, pick_machine,
+                     make_optimizer, open_run, pick_machine,
                      read_corpus, show_samples, start_run, train,
                      training_step, trim, uncached)
 
@@ -46,7 +46,7 @@ def untrained(text: Corpus, **changes) -> Checkpoint:
     model = MiniGPT(replace(SHAPE, vocab_size=text.tokenizer.vocab_size))
     return Checkpoint(model, make_optimizer(model, config), config,
                       text.tokenizer, text.fingerprint(),
-                      opening(text.tokenizer))
+                      [EOS])
 
 
 def begin(folder: Path, text: Corpus, **changes) -> Run:
@@ -116,7 +116,7 @@ def test_a_run_is_seven_files_and_its_model_that_of_bare_training_steps(
     last = load_checkpoint(whole / "last.safetensors")
     assert last.step == 20 and last.config == CONFIG
     assert last.model.config == bare.model.config
-    assert last.before == opening(text.tokenizer)
+    assert last.before == [EOS]
     assert_same_weights(last.model, bare.model)
 
 
@@ -242,10 +242,9 @@ def test_samples_are_long_enough_to_be_judged(text, tmp_path, monkeypatch):
     assert {*map(len, record["texts"])} == {len("def ") + 240}
 
 
-@pytest.mark.parametrize("words, begun", [
-    ("πάντα ῥεῖ καὶ οὐδὲν μένει\n", "\n\n"), ("def", "")])
-def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words, begun):
-    """Without one of the letters of `def `, or without the end of a line."""
+@pytest.mark.parametrize("words", ["πάντα ῥεῖ καὶ οὐδὲν μένει\n", "def"])
+def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words):
+    """Without one of the characters of `def `."""
     for i in range(9):
         (tmp_path / f"{i}.txt").write_text(words * (9 + i), "utf-8")
     text, prompts = read_corpus(tmp_path, ".txt"), []
@@ -256,15 +255,10 @@ def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words, begun):
 
     train(begin(tmp_path / "run", text, max_steps=1, warmup_steps=0),
           reader=reader)
-    ids = [EOS, *text.tokenizer.encode(begun)]
-    assert prompts[0].tolist() == 8 * [ids]
+    assert prompts[0].tolist() == 8 * [[EOS]]
     [record] = records(tmp_path / "run" / "samples.jsonl")
     assert not any("def " in text for text in record["texts"])
 
-
-def test_two_line_ends_are_read_before_a_prompt_where_they_are_known():
-    assert opening(Tokenizer("a\n")) == [EOS, 3, 3]
-    assert opening(Tokenizer("ab")) == [EOS]
 
 
 def test_samples_are_read_by_the_reader_that_was_given(text, tmp_path):

@@ -709,9 +709,9 @@ def test_write_begins_with_eos_where_nothing_is_read_before(best):
         [step.item() for step in steps])
 
 
-@pytest.mark.parametrize("length, unread", [(13, 0), (14, 5), (21, 5), (40, 29)])
+@pytest.mark.parametrize("length, unread", [(15, 0), (16, 7), (23, 7), (40, 31)])
 def test_a_prompt_longer_than_the_context_is_noted(line, best, length, unread):
-    assert window_start(3 + length, 16) == (3 + unread if unread else 0)
+    assert window_start(1 + length, 16) == (1 + unread if unread else 0)
     prompt = ("def f1(x):\n    " * 3)[:length]
     _, out, err = line(*writing(best, "--prompt", prompt, "--max-new-tokens", 3))
     assert out.startswith(prompt)
