@@ -26,7 +26,6 @@ import os
 import platform
 import shlex
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -127,12 +126,6 @@ class TrainConfig(Settings):
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = setting("auto", "auto, float32 or bfloat16")
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.min_learning_rate <= self.learning_rate, f"learning_rate "
-                f"{self.learning_rate} is below min_learning_rate "
-                f"{self.min_learning_rate}: lower both")
-
 
 PRESETS = {
     "full": {},
@@ -197,10 +190,8 @@ class Tokenizer:
 
         An unknown character raises MiniGPTError, or is `<unk>` if "replace".
         """
-        require(errors in ("strict", "replace"), f"errors is {errors!r}: "
-                "choose strict or replace")
         ids = self.to_id[np.minimum(code_points(text), len(self.to_id) - 1)]
-        if errors == "strict" and UNK in ids:
+        if errors != "replace" and UNK in ids:
             at = int((ids == UNK).argmax())
             raise MiniGPTError(f"the model does not know the character "
                                f"{text[at]!r} at position {at}: remove it, or "
@@ -285,8 +276,7 @@ def read_documents(source: Path, suffixes: tuple[str, ...]
             continue
         text, reason = read_text(open_file)
         key = hashlib.sha256(text.encode()).digest()
-        if not reason and key in texts:
-            reason = "duplicate"
+        reason = reason or "duplicate" * (key in texts)
         if reason:
             skipped[reason] += 1
         else:
@@ -694,10 +684,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction="mean") -> Tensor:
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, 2019) that decays matrices alone."""
-    parameters = list(model.parameters())
-    matrices = [p for p in parameters if p.dim() >= 2]
-    vectors = [p for p in parameters if p.dim() < 2]
-    assert len(matrices) + len(vectors) == len(parameters)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay},
               {"params": vectors, "weight_decay": 0.0}]
     betas = config.beta1, config.beta2
@@ -706,7 +694,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """The rate of a step (from 0): linear warm-up, then half a cosine."""
-    high, low = config.learning_rate, config.min_learning_rate
+    high = config.learning_rate
+    low = min(high, config.min_learning_rate)
     if step < config.warmup_steps:
         return high * (step + 1) / config.warmup_steps
     falling = max(1, config.max_steps - 1 - config.warmup_steps)
@@ -763,7 +752,7 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes, wholly or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name("tmp-" + path.name)
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -820,12 +809,6 @@ class Checkpoint:
         texts = {"minigpt": json.dumps(meta, sort_keys=True)}
         write_atomically(path, lambda p: save_file(tensors, p, texts))
 
-    def to(self, device: torch.device) -> None:
-        """Move model and optimizer to a device."""
-        self.model.to(device)
-        for moments in self.optimizer.state.values():
-            moments |= {name: t.to(device) for name, t in moments.items()}
-
 
 class Undrawn(TorchFunctionMode):
     """Within `with`, layers are made without drawing their first weights."""
@@ -843,29 +826,25 @@ def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     *known, loss = (meta[key] for key in keys)
     step, characters, fingerprint, before = known
     require([*map(type, known)] == [int, str, str, list] and step >= 0
-            and (loss is None or type(loss) is float), "values of wrong types")
-    config, tokenizer = TrainConfig(**meta["train"]), Tokenizer(characters)
-    require(all(type(i) is int and 0 <= i < tokenizer.vocab_size
-                for i in before), f"before {before}, which are no ids")
+            and type(loss) in (float, type(None)), "values of wrong types")
+    shape, config = ModelConfig(**meta["model"]), TrainConfig(**meta["train"])
+    tokenizer, ids = Tokenizer(characters), range(shape.vocab_size)
+    require(tokenizer.vocab_size == len(ids), "a vocabulary of another size")
+    require(all(type(i) is int and i in ids for i in before), f"no ids: "
+            f"{before}")
+    kinds = ["model", *(MOMENTS if "exp_avg.head.weight" in tensors else ())]
     with torch.device("meta"), Undrawn():
-        model = MiniGPT(ModelConfig(**meta["model"])).eval()
-    require(model.config.vocab_size == tokenizer.vocab_size, "a vocabulary "
-            "that does not fit the model")
-    kinds = ["model", *(m for m in MOMENTS if f"{m}.head.weight" in tensors)]
-    needed = {f"{kind}.{name}": p.shape for kind in kinds
-              for name, p in model.named_parameters()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    wrong = sorted(name for name, _ in needed.items() ^ found.items())
-    require(not wrong, f"tensors that do not fit its config, {wrong[:1]}")
+        parts = nn.ModuleDict({kind: MiniGPT(shape) for kind in kinds}).eval()
     for name, tensor in tensors.items():
         require(bool(tensor.isfinite().all()), f"{name} is not finite")
         tensors[name] = tensor.to(torch.float32, copy=True)
-    model.load_state_dict({name: tensors[f"model.{name}"] for name, _
-                           in model.named_parameters()}, assign=True)
+    parts.load_state_dict(tensors, assign=True)  # if names and shapes fit
+    model = parts.pop("model")
     optimizer = make_optimizer(model, config)
-    for name, p in model.named_parameters() if kinds[1:] else ():
-        optimizer.state[p] = {m: tensors[f"{m}.{name}"] for m in MOMENTS}
-        optimizer.state[p]["step"] = torch.tensor(float(step))
+    for kind, moments in parts.items():
+        for p, moment in zip(model.parameters(), moments.parameters()):
+            optimizer.state[p] |= {"step": torch.tensor(float(step)),
+                                   kind: moment.detach()}
     return Checkpoint(model, optimizer, config, tokenizer, fingerprint, before,
                       step, loss)
 
@@ -885,7 +864,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
         return rebuild(meta, tensors)
     except Exception as error:  # of a foreign file, it may be any
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
                            f"({reason}): choose another file") from None
 
@@ -897,27 +876,20 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 RESULTS = (BEST, "metrics.jsonl", "samples.jsonl", "run.json")
 
 
-def save_ids(ids: np.ndarray, path: Path) -> None:
-    """Write ids to a file in NumPy's format, whatever its name."""
-    with open(path, "wb") as file:
-        np.save(file, ids)
-
-
 def start_run(folder: Path, state: Checkpoint, corpus: Corpus) -> None:
     """Write what a run begins with, in place of any run in the folder."""
     for name in (*RESULTS, LAST):
         (folder / name).unlink(missing_ok=True)
     for name, ids in zip(IDS, (corpus.train, corpus.val)):
-        write_atomically(folder / name, partial(save_ids, ids))
+        write_atomically(folder / name, partial(np.save, arr=ids))
     state.save(folder / LAST)
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class Run(Checkpoint):
     """A run in progress; `seconds` is the time of its training steps."""
 
     folder: Path
-    state: Checkpoint
     train: Dataset
     val: Dataset
     machine: Machine
@@ -925,23 +897,24 @@ class Run:
 
     def log(self, name: str, **record) -> None:
         """Append a record to NAME.jsonl, as one line, with the step."""
-        line = json.dumps({"step": self.state.step, **record})
+        line = json.dumps({"step": self.step, **record})
         with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
             f.write(line + "\n")
 
     def pace(self) -> str:
         """How far it is, in characters, how fast, and the time left."""
-        config = self.state.config
-        size = config.batch_size * config.grad_accum * self.val.context_length
+        size = self.config.batch_size * self.config.grad_accum
+        size *= self.val.context_length
         return tqdm.format_meter(
-            self.state.step * size, config.max_steps * size, self.seconds,
+            self.step * size, self.config.max_steps * size, self.seconds,
             ncols=0, unit="char", unit_scale=True)
 
 
 def trim(log: Path, step: int) -> list[dict]:
     """Drop the records of a log after a checkpoint's; return the others."""
-    text, records = log.read_text("utf-8") if log.exists() else "", []
-    for line in text.splitlines() if step else ():  # step 0 is saved unlogged
+    text = log.read_text("utf-8") if step and log.exists() else ""
+    records = []  # none if it is that of step 0, which is saved unlogged
+    for line in text.splitlines():
         with suppress(ValueError, TypeError, KeyError):  # torn, or damaged
             record = json.loads(line)
             records += [record] if record["step"] <= step else []
@@ -952,11 +925,22 @@ def trim(log: Path, step: int) -> list[dict]:
 
 def check_shape(config: ModelConfig, wanted: dict) -> None:
     """Raise MiniGPTError if a setting that was typed contradicts a model."""
-    for name in [f.name for f in fields(config) if f.name in wanted]:
-        value, known = wanted[name], getattr(config, name)
-        require(value == known or replace(config, **{name: value}) == config,
+    for name, known in asdict(config).items():
+        value = wanted.get(name, known)
+        require(replace(config, **{name: value}) == config,
                 f"--{name.replace('_', '-')} {value}: the model has {known}: "
                 "leave it out, or begin another run with --run")
+
+
+def open_ids(folder: Path, saved: Checkpoint) -> list[Dataset]:
+    """The two splits of a run; MiniGPTError if they are not what it read."""
+    found = None
+    with suppress(Exception):  # of a damaged file, it may be any
+        ids = [np.load(folder / name, mmap_mode="r") for name in IDS]
+        found = Corpus(saved.tokenizer, *ids).fingerprint()
+    require(found == saved.fingerprint, f"{folder}: {' and '.join(IDS)} are "
+            f"not those of {LAST}: put them back, or begin another run")
+    return [Dataset(x, saved.model.config.context_length) for x in ids]
 
 
 def open_run(folder: Path, **changes) -> Run:
@@ -964,34 +948,28 @@ def open_run(folder: Path, **changes) -> Run:
 
     Raises MiniGPTError for a setting of the model, or if files do not fit.
     """
-    state = load_checkpoint(folder / LAST)
-    check_shape(state.model.config, changes)
-    _, config = make_configs("full", **asdict(state.model.config)
-                             | asdict(state.config) | changes)
-    new = {name: value for name, value in asdict(config).items()
-           if getattr(state.config, name) != value}
-    moments, state.config = state.optimizer.state, config
-    state.optimizer = make_optimizer(state.model, config)
-    state.optimizer.state.update(moments)
-    machine = pick_machine(config.device, config.dtype)
-    state.to(machine.device)
-    require(state.step == 0 or bool(state.optimizer.state), f"{folder / LAST} "
+    saved = load_checkpoint(folder / LAST)
+    require(saved.step == 0 or bool(saved.optimizer.state), f"{folder / LAST} "
             "has weights alone: use them with generate, or train --init")
-    found = None
-    with suppress(Exception):  # of a damaged file, it may be any
-        ids = [np.load(folder / name, mmap_mode="r") for name in IDS]
-        found = Corpus(state.tokenizer, *ids).fingerprint()
-    require(found == state.fingerprint, f"{folder}: {' and '.join(IDS)} are "
-            f"not those of {LAST}: put them back, or begin another run")
-    splits = [Dataset(x, state.model.config.context_length) for x in ids]
-    trim(folder / "samples.jsonl", state.step)
-    records = trim(folder / "metrics.jsonl", state.step)
-    run = Run(folder, state, *splits, machine, max(
-        (record.get("seconds", 0.0) for record in records), default=0.0))
+    shape, old = saved.model.config, asdict(saved.config)
+    check_shape(shape, changes)
+    _, config = make_configs("full", **asdict(shape) | old | changes)
+    machine = pick_machine(config.device, config.dtype)
+    optimizer = make_optimizer(saved.model.to(machine.device), config)
+    optimizer.load_state_dict(saved.optimizer.state_dict() | {
+        "param_groups": optimizer.state_dict()["param_groups"]})
+    saved.config, saved.optimizer = config, optimizer
+    train, val = open_ids(folder, saved)
+    trim(folder / "samples.jsonl", saved.step)
+    records = trim(folder / "metrics.jsonl", saved.step)
+    seconds = max((r.get("seconds", 0.0) for r in records), default=0.0)
+    run = Run(**vars(saved), folder=folder, train=train, val=val,
+              machine=machine, seconds=seconds)
+    new = {n: v for n, v in asdict(config).items() if v != old[n]}
     if new:
-        state.save(folder / LAST)
+        run.save(folder / LAST)
         run.log("metrics", changes=new, seconds=run.seconds)
-        print(f"step {state.step}, from here on with {new}")
+        print(f"step {run.step}, from here on with {new}")
     return run
 
 
@@ -1015,39 +993,35 @@ class StopSignal:
 
 def measure(run: Run) -> None:
     """Evaluate, log and print the loss; keep the weights if it is a best."""
-    state, config = run.state, run.state.config
-    loss = evaluate(state.model, run.val, run.machine, config.eval_windows)
+    loss = evaluate(run.model, run.val, run.machine, run.config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
-    tqdm.write(f"step {state.step}: validation loss {loss:.3f} nats "
+    tqdm.write(f"step {run.step}: validation loss {loss:.3f} nats "
                f"({loss / math.log(2):.3f} bits) per character; {run.pace()}")
-    if state.step > 0 and loss < (state.best_loss or math.inf):
-        state.best_loss = loss
-        state.save(run.folder / BEST, moments=False)
+    if run.step > 0 and loss < (run.best_loss or math.inf):
+        run.best_loss = loss
+        run.save(run.folder / BEST, moments=False)
 
 
-SAMPLE = GenerateConfig(max_new_tokens=240, temperature=0.8)
+SAMPLE = GenerateConfig(max_new_tokens=240, min_new_tokens=1)
 
 
 def show_samples(run: Run, reader: Callable) -> None:
     """Write 8 texts that begin with `def `; log them all, print the first."""
-    state, tokenizer = run.state, run.state.tokenizer
-    prompt = tokenizer.encode("def ", "replace").tolist()
-    ids = torch.tensor(state.before + (prompt if UNK not in prompt else []))
-    rows = ids.repeat(8, 1)
-    steps = generate(reader(state.model), rows.to(run.machine.device), SAMPLE)
-    rows = torch.stack([*rows.T, *steps], dim=1)  # (B, n + new)
-    texts = [tokenizer.decode(row[len(state.before):]) for row in rows]
+    prompt = "def " if {*"def "} <= {*run.tokenizer.characters} else ""
+    ids = run.before + run.tokenizer.encode(prompt).tolist() or [EOS]
+    rows = torch.tensor([ids] * 8, device=run.machine.device)
+    steps = torch.stack([*generate(reader(run.model), rows, SAMPLE)], dim=1)
+    texts = [prompt + run.tokenizer.decode(row) for row in steps]
     run.log("samples", texts=texts)
     tqdm.write(f"\n{texts[0]}\n")
 
 
 def write_record(run: Run, **more) -> None:
     """Write run.json: what the run is, and what it took so far."""
-    state = run.state
     record = dict(
-        model=asdict(state.model.config), train=asdict(state.config),
-        step=state.step, best_loss=state.best_loss, machine=str(run.machine),
-        fingerprint=state.fingerprint, platform=platform.platform(),
+        model=asdict(run.model.config), train=asdict(run.config),
+        step=run.step, best_loss=run.best_loss, machine=str(run.machine),
+        fingerprint=run.fingerprint, platform=platform.platform(),
         python=platform.python_version(), torch=torch.__version__,
         training_seconds=round(run.seconds, 1), **more)
     text = json.dumps(record, indent=2) + "\n"
@@ -1057,21 +1031,20 @@ def write_record(run: Run, **more) -> None:
 
 def finish(run: Run) -> None:
     """Measure a run's last weights on the whole of `val`; say what became."""
-    loss = evaluate(run.state.model, run.val, run.machine)
+    loss = evaluate(run.model, run.val, run.machine)
     write_record(run, whole_val_loss=loss)
-    print(f"finished: {run.state.step} steps in {run.seconds / 60:.1f} minutes;"
+    print(f"finished: {run.step} steps in {run.seconds / 60:.1f} minutes;"
           f" {loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of "
-          f"the whole validation split; weights in {run.folder}")
+          f"the whole validation split; weights in {run.folder}; write with:")
 
 
 def one_step(run: Run) -> float:
     """One training step, timed, counted and logged: its loss in nats."""
-    start, state = time.perf_counter(), run.state
-    loss, norm = training_step(state.model, state.optimizer, run.train,
-                               state.step, state.config, run.machine)
+    start, rate = time.perf_counter(), learning_rate(run.step, run.config)
+    loss, norm = training_step(run.model, run.optimizer, run.train, run.step,
+                               run.config, run.machine)
     run.seconds += time.perf_counter() - start
-    rate = learning_rate(state.step, state.config)
-    state.step += 1
+    run.step += 1
     run.log("metrics", loss=loss, grad_norm=norm, learning_rate=rate,
             seconds=run.seconds)
     return loss
@@ -1083,25 +1056,25 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     Returns the signal's number, 0 if there was none; `reader` says how
     samples are read. Raises MiniGPTError if a loss is not finite.
     """
-    state, config, late = run.state, run.state.config, False
+    config, late = run.config, False
     size = config.batch_size * config.grad_accum * run.train.context_length
     with StopSignal() as stop, tqdm(
-            total=config.max_steps * size, initial=state.step * size,
+            total=config.max_steps * size, initial=run.step * size,
             unit="char", unit_scale=True, disable=None) as bar:
-        if state.step == 0:
+        if run.step == 0:
             measure(run)
-        while state.step < config.max_steps and not late:
+        while run.step < config.max_steps and not late:
             loss = one_step(run)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(size)
-            done = state.step == config.max_steps
-            if done or state.step % config.eval_interval == 0:
+            done = run.step == config.max_steps
+            if done or run.step % config.eval_interval == 0:
                 measure(run)
-            if done or state.step % config.sample_interval == 0:
+            if done or run.step % config.sample_interval == 0:
                 show_samples(run, reader)
             late = stop.number or time.monotonic() >= deadline
-            if done or late or state.step % config.checkpoint_interval == 0:
-                state.save(run.folder / LAST)
+            if done or late or run.step % config.checkpoint_interval == 0:
+                run.save(run.folder / LAST)
                 write_record(run)
     return stop.number
 
@@ -1252,20 +1225,16 @@ def run_train(**typed) -> int:
         elif options.data:
             print(f"--data is not read again: the text is kept in {folder}")
         run = open_run(folder, **typed)
-        print(f"{folder}: step {run.state.step} of {run.state.config.max_steps}"
-              f" on {run.machine}")
+        print(f"{folder}: step {run.step} of {run.config.max_steps} on "
+              f"{run.machine}")
         number = train(run, deadline, cached)
-        again = [sys.executable, sys.argv[0]]
-        quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
-        if run.state.step < run.state.config.max_steps:
-            again += ["train", "--run", str(folder), "--resume"]
-            print(f"stopped after step {run.state.step}; go on with:")
+        if run.step < run.config.max_steps:
+            print(f"stopped after step {run.step}; go on with:")
+            words = ["train", "--run", str(folder), "--resume"]
         else:
             finish(run)
-            best = BEST if (folder / BEST).exists() else LAST
-            again += ["generate", "--checkpoint", str(folder / best)]
-            print("write with:")
-        print(quote(again))
+            words = ["generate", "--checkpoint", str(folder / BEST)]
+        print(shlex.join([sys.executable, sys.argv[0], *words]))
     return 128 + number if number else 0
 
 
@@ -1311,8 +1280,7 @@ def run_generate(**typed) -> int:
     config = take(GenerateConfig, {"seed": dice} | typed)
     options = take(WriteOptions, typed)
     machine = pick_machine(options.device, options.dtype)
-    prompt = options.prompt if options.prompt != "-" else (
-        sys.stdin or io.StringIO()).read()
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     path = find_checkpoint(options.checkpoint)
     saved, tell = load_checkpoint(path), partial(print, file=sys.stderr)
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
@@ -1403,8 +1371,8 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if "memory" not in repr(error).lower():
             raise
-        message = (f"out of memory ({error}): halve --batch-size or --context-"
-                   "length, to write --num-samples or --max-new-tokens")
+        message = (f"{error} (memory): halve --batch-size or --context-length, "
+                   "to write --num-samples or --max-new-tokens")
     print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 
@@ -1413,4 +1381,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 93c4525a29e10d7235d48f0560d0ea415e0e6f92b4ef20513102351e2673b1ab
+# tangled: 4d0c46b4e952c10333a786d653c038f306975db42d550f8bf35bddd5fed7e32e

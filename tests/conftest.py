@@ -40,7 +40,7 @@ def after_step(monkeypatch):
 
         def one_step(run):
             loss = original(run)
-            if run.state.step == step and pending:
+            if run.step == step and pending:
                 pending.pop()()
             return loss
 

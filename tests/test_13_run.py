@@ -270,7 +270,7 @@ def test_samples_are_read_by_the_reader_that_was_given(text, tmp_path):
 
     run = begin(tmp_path, text)
     train(run, reader=reader)
-    assert models == [run.state.model, run.state.model]  # at steps 10 and 20
+    assert models == [run.model, run.model]  # at steps 10 and 20
 
 
 # --- stopping and going on -------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     after_step(step, lambda: signal.raise_signal(number))
     run = begin(tmp_path, text)
-    assert train(run) == number and run.state.step == step
+    assert train(run) == number and run.step == step
     assert load_checkpoint(tmp_path / "last.safetensors").step == step
     assert handlers == [signal.getsignal(n)
                         for n in (signal.SIGINT, signal.SIGTERM)]
@@ -294,7 +294,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
     seconds = records(tmp_path / "metrics.jsonl")[-1]["seconds"]
     run = open_run(tmp_path)
     assert run.seconds == seconds
-    assert train(run) == 0 and run.state.step == 20
+    assert train(run) == 0 and run.step == 20
     assert_same_run(tmp_path, whole)
     log = records(tmp_path / "metrics.jsonl")
     assert next(r for r in log if r["step"] == step + 1)["seconds"] > seconds
@@ -319,7 +319,7 @@ def test_a_run_that_was_killed_is_resumed_from_its_last_checkpoint(
 def test_no_time_is_one_step_and_the_schedule_stays(whole, text, tmp_path):
     run = begin(tmp_path, text)
     for step in (1, 2):
-        assert (train(run, deadline=0), run.state.step) == (0, step)
+        assert (train(run, deadline=0), run.step) == (0, step)
         run = open_run(tmp_path)
     train(run)
     assert_same_run(tmp_path, whole)
@@ -357,7 +357,7 @@ def test_a_stop_evaluates_nothing(text, tmp_path, after_step):
 
 def test_a_finished_run_has_nothing_left_to_do(whole, run_folder):
     run = open_run(run_folder)
-    assert (train(run), run.state.step) == (0, 20)
+    assert (train(run), run.step) == (0, 20)
     assert_same_run(run_folder, whole)
 
 
@@ -413,7 +413,7 @@ def test_a_beginning_that_was_cut_short_leaves_no_checkpoint(
     with pytest.raises(OSError, match="killed"):
         start_run(run_folder, untrained(text), text)
     assert not (run_folder / "last.safetensors").exists()
-    assert not [*run_folder.glob("*.tmp")]
+    assert not [*run_folder.glob("tmp-*")]
 
 
 def interrupt(*_):
@@ -556,7 +556,7 @@ def test_a_change_that_is_logged_outlives_a_kill(text, tmp_path, after_step):
     open_run(tmp_path, learning_rate=1e-3)  # and killed before it could save
     run = open_run(tmp_path)
     told = [r for r in metrics(tmp_path) if "changes" in r]
-    assert run.state.config.learning_rate == (1e-3 if told else 4e-3)
+    assert run.config.learning_rate == (1e-3 if told else 4e-3)
 
 
 def test_a_setting_that_is_what_it_was_is_no_change(whole, run_folder):
@@ -579,7 +579,7 @@ def test_the_shape_of_a_model_cannot_change(
     dict(d_model=24, dropout=0.2), dict(d_ff=96), dict(d_ff=0)])
 def test_the_shape_that_a_model_has_may_be_said_again(run_folder, shape):
     """Also in the words in which it was begun: a d_ff of 0 is 4 d_model."""
-    assert open_run(run_folder, **shape).state.model.config.d_ff == 96
+    assert open_run(run_folder, **shape).model.config.d_ff == 96
 
 
 @pytest.mark.parametrize("changes, reason", [
@@ -661,7 +661,7 @@ def test_a_changed_decay_works_from_here_on_and_not_from_the_next_stop(
         after_step(5, lambda: signal.raise_signal(signal.SIGINT))
         train(begin(tmp_path / name, text))
         run = open_run(tmp_path / name, weight_decay=5.0, beta1=0.5)
-        group = run.state.optimizer.param_groups[0]
+        group = run.optimizer.param_groups[0]
         assert (group["weight_decay"], group["betas"][0]) == (5.0, 0.5)
         for step in stops:
             after_step(step, lambda: signal.raise_signal(signal.SIGINT))

@@ -18,7 +18,7 @@ def main(checkpoint: str, source: str = str(minigpt.CORPUS), suffix: str = ".py"
     corpus = minigpt.read_corpus(Path(source), suffix, saved.tokenizer)
     if corpus.fingerprint() != saved.fingerprint:
         print("note: the checkpoint learned from other text than this")
-    saved.to(machine.device)
+    saved.model.to(machine.device)
     val = minigpt.Dataset(corpus.val, saved.model.config.context_length)
     loss = minigpt.evaluate(saved.model, val, machine)
     print(f"{checkpoint}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
