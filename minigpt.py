@@ -411,9 +411,8 @@ class Embeddings(nn.Module):
         """Vectors (B, T, C) of ids (B, T) that begin at position start."""
         end, room = start + ids.size(1), self.position_embedding.num_embeddings
         assert end <= room, f"{end} characters, the context has {room}"
-        positions = torch.arange(start, end, device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(positions)
-        return self.dropout(x)  # (B, T) -> (B, T, C)
+        positions = self.position_embedding.weight[start:end]  # (T, C)
+        return self.dropout(self.token_embedding(ids) + positions)
 
 
 # 5. Attention (book/05_attention.md) -----------------------------------------
@@ -1142,8 +1141,8 @@ class RunOptions(Settings):
 
 
 @dataclass(frozen=True)
-class WriteOptions(Settings):
-    """What `generate` may be told, besides how to choose characters."""
+class WriteOptions(GenerateConfig):
+    """What `generate` may be told: how to choose characters, and the rest."""
 
     checkpoint: str = setting("", "weights; '': the newest run's, or ours")
     prompt: str = setting("", "text to continue; -: read it from stdin")
@@ -1277,8 +1276,7 @@ def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
 def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
     dice = int(np.random.default_rng().integers(2**32))
-    config = take(GenerateConfig, {"seed": dice} | typed)
-    options = take(WriteOptions, typed)
+    options = WriteOptions(**{"seed": dice} | typed)
     machine = pick_machine(options.device, options.dtype)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     path = find_checkpoint(options.checkpoint)
@@ -1286,7 +1284,7 @@ def run_generate(**typed) -> int:
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
     loss = saved.best_loss and f"{saved.best_loss:.3f} nats per character"
     tell(f"{path}: step {saved.step}, validation loss {loss or 'not measured'}"
-         f"; {machine}, --seed {config.seed}")
+         f"; {machine}, --seed {options.seed}")
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
@@ -1298,7 +1296,7 @@ def run_generate(**typed) -> int:
     began = time.perf_counter()
     with StopSignal() as ended:
         steps = takewhile(lambda _: not ended.number,
-                          generate(reader, rows, config))
+                          generate(reader, rows, options))
         written = print_texts(steps, prompt, len(rows), options.stop,
                               saved.tokenizer.decode)
     seconds = time.perf_counter() - began
@@ -1326,7 +1324,7 @@ class Parser(argparse.ArgumentParser):
 
 
 COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
-            "generate": (run_generate, WriteOptions, GenerateConfig)}
+            "generate": (run_generate, WriteOptions)}
 
 
 def parse(argv: list[str] | None) -> tuple[Callable, dict]:
@@ -1381,4 +1379,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 4d0c46b4e952c10333a786d653c038f306975db42d550f8bf35bddd5fed7e32e
+# tangled: 8a2b088e9da8619a3b15695cbcc05a771ce21efd55c717aec7348e24182323d3

@@ -232,7 +232,7 @@ def flag(f) -> str:
 
 FLAGS = [(command, f) for command, configs in {
     "train": (RunOptions, ModelConfig, TrainConfig),
-    "generate": (WriteOptions, GenerateConfig)}.items()
+    "generate": (WriteOptions,)}.items()
     for config in configs for f in fields(config) if f.name != "vocab_size"]
 
 
