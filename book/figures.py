@@ -288,21 +288,6 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
 # Chapter 3: Data
 
 
-def draws(times: dict[str, Sequence[float]]) -> None:
-    """Share of windows that are read 0, 1, 2, ... times, by how they are drawn."""
-    figure, axes = plt.subplots()
-    for i, ((name, share), color) in enumerate(zip(times.items(),
-                                                   (ORANGE, BLUE))):
-        bars = axes.bar([k + 0.4 * i - 0.2 for k in range(len(share))], share,
-                        width=0.38, color=color, label=name)
-        axes.bar_label(bars, [f"{s:.0%}" if s > 0.005 else "" for s in share],
-                       fontsize=9)
-    axes.set(xlabel="times that a window is read", ylabel="share of the windows",
-             xlim=(-0.6, 5.6), ylim=(0, 1.08))
-    axes.legend()
-    plt.show()
-
-
 def batch(inputs: Sequence[str], targets: Sequence[str]) -> None:
     """The characters of a batch, each above its target."""
     B, T = len(inputs), len(inputs[0])
