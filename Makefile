@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite answers portable book pages module clean
+.PHONY: all train generate test test-all bite answers bench portable book pages module clean
 
 all: train generate
 
@@ -25,6 +25,9 @@ bite: .venv/test               ## do the tests notice when code is broken?
 answers: .venv/test            ## do the tests of the exercises tell solved from unsolved?
 	$(BIN)/python tests/answers.py
 
+bench: .venv/hf                ## how fast, beside transformers' GPT-2 (15 minutes)
+	$(BIN)/python tests/bench/peers.py --json _build/peers.json
+
 pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py
 
@@ -45,6 +48,6 @@ clean:                         ## remove what can be made again
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/test .venv/book .venv/browser .venv/hub: .venv/%: .venv/base
+.venv/test .venv/book .venv/browser .venv/hub .venv/hf: .venv/%: .venv/base
 	$(INSTALL) -e ".[$*]"
 	@touch $@

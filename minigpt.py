@@ -190,7 +190,7 @@ class Tokenizer:
 
         An unknown character raises MiniGPTError, or is `<unk>` if "replace".
         """
-        ids = self.to_id[np.minimum(code_points(text), len(self.to_id) - 1)]
+        ids = self.to_id.take(code_points(text), mode="clip")
         if errors != "replace" and UNK in ids:
             at = int((ids == UNK).argmax())
             raise MiniGPTError(f"the model does not know the character "
@@ -1379,4 +1379,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 8a2b088e9da8619a3b15695cbcc05a771ce21efd55c717aec7348e24182323d3
+# tangled: d8f7b6443bad6f3b42c8bbbc3a02334b5859a0052d5e40e6121cd09528df05d9

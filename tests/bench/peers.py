@@ -1,0 +1,248 @@
+"""How fast is it, beside transformers' GPT-2 and beside what the machine can do?
+
+    make bench
+    python tests/bench/peers.py [--rounds 5] [--json FILE] [NAME ...]
+
+Each line of the table is one piece of work, done by several programs in turn,
+in one process, ROUNDS times; a figure is the median of its rounds, and a ratio
+is the median of the ratios within a round, since both drift with the machine.
+All models have random weights, float32 unless the line says otherwise. `peak`
+is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
+of a matrix and one vector that a character takes. Names choose lines: step,
+decode, small, cache, batch, text. A peer that is not installed is left out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+import torch
+import torch.nn.functional as F
+
+import minigpt
+from minigpt import EOS, GenerateConfig, MiniGPT, ModelConfig, make_configs
+
+FULL = ModelConfig(dropout=0.0)
+LAPTOP = make_configs("laptop")[0]
+Work = Callable[[], float]  # does some work, returns units per second
+
+
+def timed(units: float, work: Callable[[], object]) -> Work:
+    """Work that was done once already, so that nothing is warmed up in it."""
+    work()
+
+    def measure() -> float:
+        start = time.perf_counter()
+        work()
+        return units / (time.perf_counter() - start)
+
+    return measure
+
+
+def peer(shape: ModelConfig) -> torch.nn.Module | None:
+    """A GPT-2 of transformers, of this shape; None if it is not installed."""
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        print("transformers is not installed: pip install -c constraints.txt "
+              "transformers, and its figures are here too", file=sys.stderr)
+        return None
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=shape.vocab_size, n_positions=shape.context_length,
+        n_embd=shape.d_model, n_layer=shape.n_layers, n_head=shape.n_heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=EOS,
+        eos_token_id=EOS))
+
+
+def peer_version() -> str:
+    """Which transformers this is, if any."""
+    try:
+        return f"transformers {metadata.version('transformers')}"
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def peak() -> Work:
+    """Operations per second of a product of matrices."""
+    a, b = torch.rand(2, 2048, 2048)
+    return timed(2 * 2048**3, lambda: a @ b)
+
+
+def operations(shape: ModelConfig) -> float:
+    """Floating-point operations per character of a training step."""
+    C, T, V = shape.d_model, shape.context_length, shape.vocab_size
+    layer = 4 * C * C + 2 * C * shape.d_ff + T * C  # half of each T x T
+    return 6 * (shape.n_layers * layer + C * V)
+
+
+def training(shape: ModelConfig, batch_size: int) -> dict[str, Work]:
+    """Characters per second of a training step: ours, the peer's, peak."""
+    _, config = make_configs("full", batch_size=batch_size)
+    T, cpu = shape.context_length, minigpt.pick_machine("cpu")
+    ids = torch.randint(3, shape.vocab_size, (batch_size * T * 4,)).numpy()
+    dataset, works = minigpt.Dataset(ids, T), {}
+    model = MiniGPT(shape)
+    optimizer = minigpt.make_optimizer(model, config)
+    works["ours"] = timed(batch_size * T, lambda: minigpt.training_step(
+        model, optimizer, dataset, 0, config, cpu))
+    other = peer(shape)
+    if other is not None:
+        other.train()
+        adamw = minigpt.make_optimizer(other, config)
+
+        def step() -> None:
+            inputs, targets = dataset.batch(0, batch_size, 0)
+            loss = minigpt.cross_entropy(other(inputs).logits, targets)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+
+        works["transformers"] = timed(batch_size * T, step)
+    flops, per_character = peak(), operations(shape)
+    works["peak"] = lambda: flops() / per_character
+    return works
+
+
+def writing(model: MiniGPT, length: int, reader=minigpt.cached,
+            rows: int = 1) -> Work:
+    """Characters per second of generate."""
+    config = GenerateConfig(max_new_tokens=length, min_new_tokens=length)
+    ids = torch.full((rows, 1), EOS)
+    return timed(rows * length, lambda: [
+        *minigpt.generate(reader(model), ids, config)])
+
+
+def peer_writing(model: torch.nn.Module, length: int) -> Work:
+    """Characters per second of transformers' generate, with its cache."""
+    model.eval()
+    ids = torch.tensor([[EOS]])
+    return timed(length, lambda: model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
+        temperature=0.8, max_new_tokens=length, min_new_tokens=length,
+        pad_token_id=0))
+
+
+def chain(shape: ModelConfig, length: int) -> Work:
+    """Characters per second if there were nothing but matrices and vectors."""
+    C, inner = shape.d_model, shape.d_ff
+    sizes = [(3 * C, C), (C, C), (inner, C), (C, inner)] * shape.n_layers
+    weights = [torch.rand(size) for size in sizes]
+    x = {C: torch.rand(1, 1, C), inner: torch.rand(1, 1, inner)}
+
+    @torch.inference_mode()
+    def work() -> None:
+        for _ in range(length):
+            for w in weights:
+                F.linear(x[w.size(1)], w)
+
+    return timed(length, work)
+
+
+def decoding(shape: ModelConfig, length: int) -> dict[str, Work]:
+    """Characters per second of one text: ours, the peer's, the chain."""
+    works = {"ours": writing(MiniGPT(shape), length),
+             "bfloat16": writing(MiniGPT(shape).to(torch.bfloat16), length)}
+    other = peer(shape)
+    if other is not None:
+        works["transformers"] = peer_writing(other, length)
+    return works | {"chain": chain(shape, length)}
+
+
+def caching() -> dict[str, Work]:
+    """Characters per second of a text as long as the context."""
+    model = MiniGPT(FULL)
+    return {"ours": writing(model, 512),
+            "without the cache": writing(model, 512, minigpt.uncached)}
+
+
+def batching() -> dict[str, Work]:
+    """Characters per second of sixteen texts and of one."""
+    model = MiniGPT(LAPTOP)
+    return {"ours": writing(model, 100, rows=16), "one": writing(model, 100)}
+
+
+def reading() -> dict[str, Work]:
+    """Characters per second of the tokenizer, there and back."""
+    text = "".join(map(chr, range(32, 127))) * 100_000
+    tokenizer = minigpt.Tokenizer(text)
+    ids = tokenizer.encode(text)
+    return {"ours": timed(len(text), lambda: tokenizer.encode(text)),
+            "decode": timed(len(text), lambda: tokenizer.decode(ids))}
+
+
+LINES: dict[str, list[tuple[str, Callable[[], dict[str, Work]]]]] = {
+    "step": [("a training step, full shape", lambda: training(FULL, 2)),
+             ("a training step, laptop shape", lambda: training(LAPTOP, 6))],
+    "decode": [("writing, full shape", lambda: decoding(FULL, 100))],
+    "small": [("writing, laptop shape", lambda: decoding(LAPTOP, 120))],
+    "cache": [("writing 512 characters, full shape", caching)],
+    "batch": [("sixteen texts, laptop shape", batching)],
+    "text": [("the tokenizer", reading)],
+}
+
+
+def measure(names: list[str], rounds: int) -> Iterator[dict]:
+    """A record per line: its title, and each program's figures, by round."""
+    for name in names:
+        for title, make in LINES[name]:
+            torch.manual_seed(0)
+            works = make()
+            turns = [{n: work() for n, work in works.items()}
+                     for _ in range(rounds)]
+            yield {"title": title, "characters_per_second": {
+                n: [turn[n] for turn in turns] for n in works}}
+
+
+def show(record: dict) -> None:
+    """Print a record: medians, and what ours is of each other, in a round."""
+    speeds = record["characters_per_second"]
+    print(record["title"])
+    for name, values in speeds.items():
+        ratios = [a / b for a, b in zip(speeds["ours"], values)]
+        ratio = "" if name == "ours" else (
+            f"   ours is {statistics.median(ratios):.2f} of it"
+            f" ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"  {name:18} {statistics.median(values):12,.0f}{ratio}")
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(": ")[2] for line in lines if "model name" in line]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"{', '.join(LINES)}; all if there is none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", default=os.devnull, help="where to keep them")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in LINES:
+            parser.error(f"there is no line {name}: choose of {', '.join(LINES)}")
+    machine = {"processor": processor(), "threads": torch.get_num_threads(),
+               "instructions": torch.backends.cpu.get_cpu_capability(),
+               "torch": torch.__version__, "peer": peer_version()}
+    print(f"characters per second, median of {options.rounds} rounds; {machine}")
+    records = []
+    for record in measure(options.names or [*LINES], options.rounds):
+        show(record)
+        records.append(record)
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"machine": machine, "lines": records}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
