@@ -417,30 +417,6 @@ def loss_by_rate(losses: dict[float, float], blind: float) -> None:
     plt.show()
 
 
-# Chapter 16: The program
-
-
-def who_decides(names: Sequence[str], result: dict, **columns: dict) -> None:
-    """A table of settings; in each row, the last value given is the result."""
-    figure, axes = plt.subplots(figsize=(7, 3.4))
-    axes.set(xlim=(-1.35, len(columns) - 0.4), ylim=(len(names) - 0.3, -1.7))
-    axes.axis("off")
-    axes.hlines(-0.6, -1.3, len(columns) - 0.5, color=GREY, linewidth=0.8)
-    for x, title in enumerate(columns):
-        axes.text(x, -1.1, title, ha="center", va="center", size=12)
-    for y, name in enumerate(names):
-        axes.text(-1.3, y, name, va="center", family="monospace", size=12)
-        given = [x for x, column in enumerate(columns.values()) if name in column]
-        for x, column in enumerate(columns.values()):
-            if name in column:
-                wins = x == given[-1]
-                assert not wins or column[name] == result[name]
-                axes.text(x, y, column[name], ha="center", va="center", size=12,
-                          color=ORANGE if wins else GREY,
-                          weight="bold" if wins else "normal")
-    plt.show()
-
-
 # Chapter 7: The block
 
 def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
