@@ -1369,8 +1369,8 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if "memory" not in repr(error).lower():
             raise
-        message = (f"{error} (memory): halve --batch-size or --context-length, "
-                   "to write --num-samples or --max-new-tokens")
+        message = (f"out of memory ({error}): halve --batch-size or --context-"
+                   "length, to write --num-samples or --max-new-tokens")
     print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 
@@ -1379,4 +1379,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: d8f7b6443bad6f3b42c8bbbc3a02334b5859a0052d5e40e6121cd09528df05d9
+# tangled: b47537dbb705eccd09d79dbef5fa96524c1b669d05de26df45cb9a160302f684
