@@ -23,13 +23,19 @@ plt.rcParams.update({
 })
 
 
+RUNS = Path(__file__).parent / "runs"
+
+
+def read_lines(name: str, log: str) -> list[dict]:
+    """The records of one log of a run recorded in book/runs."""
+    lines = (RUNS / name / f"{log}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def read_run(name: str) -> tuple[dict, list[dict], list[dict]]:
     """The record, metrics and samples of a run recorded in book/runs."""
-    folder = Path(__file__).parent / "runs" / name
-    lines = {log: (folder / f"{log}.jsonl").read_text("utf-8").splitlines()
-             for log in ("metrics", "samples")}
-    record = json.loads((folder / "run.json").read_text("utf-8"))
-    return record, *([json.loads(line) for line in lines[log]] for log in lines)
+    record = json.loads((RUNS / name / "run.json").read_text("utf-8"))
+    return record, read_lines(name, "metrics"), read_lines(name, "samples")
 
 
 def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
@@ -52,14 +58,20 @@ def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
     plt.show()
 
 
-def shares(steps: Sequence[int], **lines: Sequence[float]) -> None:
-    """Several shares between 0 and 1 over steps, each named at its end."""
+def shares(losses: Sequence[float], limits: dict[str, float],
+           **lines: Sequence[float]) -> None:
+    """Shares between 0 and 1 over a falling loss, each with a limit, named."""
     figure, axes = plt.subplots()
     for (name, line), color in zip(lines.items(), (BLUE, GREEN, ORANGE)):
-        axes.plot(steps, line, color=color, marker="o", markersize=4)
-        axes.annotate(name, (steps[-1], line[-1]), (8, 0), va="center",
+        axes.plot(losses, line, color=color, marker="o", markersize=4)
+        axes.annotate(name, (losses[-1], line[-1]), (8, 0), va="center",
                       color=color, textcoords="offset points")
-    axes.set(xlabel="step", ylabel="share of samples", ylim=(-0.03, 1.03))
+        if name in limits:
+            axes.axhline(limits[name], color=color, linewidth=0.8,
+                         linestyle=":")
+    axes.invert_xaxis()
+    axes.set(xlabel="validation loss (nats per character)",
+             ylabel="share of texts", ylim=(-0.03, 1.03))
     plt.show()
 
 
@@ -216,19 +228,20 @@ def strip(text: str, ids: Sequence[int]) -> None:
 
 def lines_along(samples: Sequence[dict], losses: dict[int, float],
                 width: int = 34) -> None:
-    """The loss down the page; beside every second point a line of text."""
-    figure, axes = plt.subplots(figsize=(7, 4.4))
-    steps = [sample["step"] for sample in samples]
-    axes.plot([losses[step] for step in steps], steps, ".-", color=ORANGE)
-    for sample, step in [*zip(samples, steps)][::2]:
+    """The loss down the page, a row per sample; beside it a line of text."""
+    rows, steps = range(len(samples)), [sample["step"] for sample in samples]
+    figure, axes = plt.subplots(figsize=(7, 0.33 * len(samples)))
+    axes.plot([losses[step] for step in steps], rows, ".-", color=ORANGE)
+    for sample, row in zip(samples, rows):
         line = sample["texts"][0].split("\n")[0][:width]
-        axes.plot([losses[step], 2.55], [step] * 2, color=GREY, linewidth=0.6,
-                  linestyle=":")
-        axes.text(2.6, step, line, family="monospace", va="center", size=11)
-    axes.set(xlim=(1, 6), ylim=(steps[-1] + 150, 150), ylabel="step",
-             xticks=[1, 1.5, 2, 2.5], xlabel="loss (nats)")
-    axes.xaxis.set_label_coords(0.15, -0.1)
-    axes.spines["bottom"].set_bounds(1, 2.5)
+        axes.plot([losses[steps[row]], 4.9], [row] * 2, color=GREY,
+                  linewidth=0.6, linestyle=":")
+        axes.text(5, row, line, family="monospace", va="center", size=11)
+    axes.set(xlim=(0.5, 13), ylim=(rows[-1] + 0.6, -0.6), ylabel="step",
+             xticks=[1, 2, 3, 4], xlabel="loss (nats)")
+    axes.set_yticks(rows, steps)
+    axes.xaxis.set_label_coords(0.17, -0.1)
+    axes.spines["bottom"].set_bounds(0.5, 4.7)
     plt.show()
 
 

@@ -1,9 +1,12 @@
-"""Keep a run for the book: copy its text files, with the commit they came from.
+"""Keep a run for the book: its text files, and what it wrote at growing steps.
 
-    python book/record.py checkpoints/laptop laptop
+    python book/record.py checkpoints/medium medium [SNAPSHOT ...]
 
 Copies run.json, metrics.jsonl and samples.jsonl to book/runs/NAME, where the
-pages plot them, and adds the commit to run.json. Weights are not copied.
+pages plot them, and adds the commit to run.json. Of the steps after the first
+thousand, one in ten is kept; of evaluations, all. Each SNAPSHOT, a copy of the
+run's last.safetensors on its way, writes 64 texts that continue `def `, which
+go to texts.jsonl with the step. Weights are not copied.
 """
 
 import json
@@ -12,20 +15,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 
-def main(source: str, name: str) -> None:
+import minigpt
+
+CONFIG = minigpt.GenerateConfig(max_new_tokens=400, min_new_tokens=1, seed=7)
+
+
+def kept(line: str) -> bool:
+    """Is a line of metrics.jsonl worth its room in the book?"""
+    record = json.loads(line)
+    return "loss" not in record or record["step"] <= 1000 or (
+        record["step"] % 10 == 0)
+
+
+def texts(snapshot: Path, count: int = 64) -> dict:
+    """A model's step, its temperature, and its continuations of `def `."""
+    saved = minigpt.load_checkpoint(snapshot)
+    prompt = saved.tokenizer.encode("def ").tolist()
+    rows = torch.tensor([saved.before + prompt] * count)
+    steps = minigpt.generate(minigpt.cached(saved.model), rows, CONFIG)
+    return {"step": saved.step, "temperature": CONFIG.temperature, "texts": [
+        "def " + saved.tokenizer.decode(row)
+        for row in torch.stack([*steps], dim=1)]}
+
+
+def main(source: str, name: str, *snapshots: str) -> None:
     target = Path(__file__).parent / "runs" / name
     target.mkdir(parents=True, exist_ok=True)
-    for log in ("metrics.jsonl", "samples.jsonl"):
-        shutil.copyfile(Path(source, log), target / log)
+    shutil.copyfile(Path(source, "samples.jsonl"), target / "samples.jsonl")
+    lines = Path(source, "metrics.jsonl").read_text("utf-8").splitlines(True)
+    (target / "metrics.jsonl").write_text("".join(filter(kept, lines)), "utf-8")
     record = json.loads(Path(source, "run.json").read_text("utf-8"))
     git = ["git", "rev-parse", "HEAD"]
     record["commit"] = subprocess.check_output(git, text=True).strip()
     text = json.dumps(record, indent=2) + "\n"
     (target / "run.json").write_text(text, "utf-8")
+    if snapshots:
+        written = sorted(map(texts, map(Path, snapshots)),
+                         key=lambda record: record["step"])
+        lines = "".join(json.dumps(record) + "\n" for record in written)
+        (target / "texts.jsonl").write_text(lines, "utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])
