@@ -253,7 +253,7 @@ def places(losses: Sequence[float], pairs: float) -> None:
     axes.annotate("knows pairs", (1, pairs), (0, 3), ha="right",
                   xycoords=("axes fraction", "data"),
                   textcoords="offset points")
-    ticks = [1, 2, 4, 8, 16, 32, 64, 128]
+    ticks = [1, 2, 4, 8, 16, 32, 64, 128, 256]
     axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
     axes.set(xlabel="characters that it sees",

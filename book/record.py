@@ -6,7 +6,7 @@ Copies run.json, metrics.jsonl and samples.jsonl to book/runs/NAME, where the
 pages plot them, and adds the commit to run.json. Of the steps after the first
 thousand, one in ten is kept; of evaluations, all. Each SNAPSHOT, a copy of the
 run's last.safetensors on its way, writes 64 texts that continue `def `, which
-go to texts.jsonl with the step. Weights are not copied.
+go to texts.jsonl with its step and validation loss. Weights are not copied.
 """
 
 import json
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import minigpt
@@ -29,13 +30,16 @@ def kept(line: str) -> bool:
         record["step"] % 10 == 0)
 
 
-def texts(snapshot: Path, count: int = 64) -> dict:
-    """A model's step, its temperature, and its continuations of `def `."""
+def texts(snapshot: Path, val: np.ndarray, count: int = 64) -> dict:
+    """A model's step, its loss (nats), and its continuations of `def `."""
     saved = minigpt.load_checkpoint(snapshot)
+    windows = minigpt.Dataset(val, saved.model.config.context_length)
+    loss = minigpt.evaluate(saved.model, windows,
+                            minigpt.pick_machine("cpu", "float32"), 256)
     prompt = saved.tokenizer.encode("def ").tolist()
     rows = torch.tensor([saved.before + prompt] * count)
     steps = minigpt.generate(minigpt.cached(saved.model), rows, CONFIG)
-    return {"step": saved.step, "temperature": CONFIG.temperature, "texts": [
+    return {"step": saved.step, "val_loss": loss, "texts": [
         "def " + saved.tokenizer.decode(row)
         for row in torch.stack([*steps], dim=1)]}
 
@@ -52,7 +56,8 @@ def main(source: str, name: str, *snapshots: str) -> None:
     text = json.dumps(record, indent=2) + "\n"
     (target / "run.json").write_text(text, "utf-8")
     if snapshots:
-        written = sorted(map(texts, map(Path, snapshots)),
+        val = np.load(Path(source, "val.npy"))
+        written = sorted((texts(Path(snapshot), val) for snapshot in snapshots),
                          key=lambda record: record["step"])
         lines = "".join(json.dumps(record) + "\n" for record in written)
         (target / "texts.jsonl").write_text(lines, "utf-8")
