@@ -5,6 +5,7 @@ can be read on a light page and on a dark one.
 """
 
 import json
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -356,6 +357,33 @@ def cache_rows(calls: Sequence[tuple[int, int]], prompt: int) -> None:
              yticklabels=range(1, len(calls) + 1, 2),
              xlim=(0.3, prompt + len(calls)), ylim=(len(calls) - 0.4, -0.6))
     axes.legend(loc="upper right")
+    plt.show()
+
+
+def peers(lines: Sequence[dict]) -> None:
+    """How many times as fast ours is as each other program, work by work."""
+    rows = [(line["title"], other, [a / b for a, b in zip(
+        line["characters_per_second"]["ours"], values)])
+        for line in lines
+        for other, values in line["characters_per_second"].items()
+        if other != "ours"]
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(rows)))
+    for y, (title, other, ratios) in enumerate(rows):
+        middle = statistics.median(ratios)
+        color = BLUE if other == "transformers" else GREY
+        axes.plot([1, middle], [y, y], color=color, linewidth=7, alpha=0.6,
+                  solid_capstyle="butt")
+        axes.plot([min(ratios), max(ratios)], [y, y], color=ORANGE)
+        axes.annotate(f"{middle:.2f}", (max(ratios), y), (5, 0), va="center",
+                      textcoords="offset points", fontsize=9)
+    axes.axvline(1, color=ORANGE, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [f"{title}: {other}"
+                                       for title, other, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    axes.minorticks_off()
+    axes.set(xlabel="ours is so many times as fast")
     plt.show()
 
 
