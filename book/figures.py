@@ -374,12 +374,12 @@ def peers(lines: Sequence[dict]) -> None:
         axes.plot([1, middle], [y, y], color=color, linewidth=7, alpha=0.6,
                   solid_capstyle="butt")
         axes.plot([min(ratios), max(ratios)], [y, y], color=ORANGE)
-        axes.annotate(f"{middle:.2f}", (max(ratios), y), (5, 0), va="center",
+        axes.annotate(f"{middle:.2f}", (max(1, *ratios), y), (5, 0), va="center",
                       textcoords="offset points", fontsize=9)
     axes.axvline(1, color=ORANGE, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [f"{title}: {other}"
                                        for title, other, _ in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     axes.minorticks_off()

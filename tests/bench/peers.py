@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 
 import torch
@@ -82,15 +83,18 @@ def operations(shape: ModelConfig) -> float:
 
 
 def training(shape: ModelConfig, batch_size: int) -> dict[str, Work]:
-    """Characters per second of a training step: ours, the peer's, peak."""
+    """Characters per second of a step: ours, in bfloat16, the peer's, peak."""
     _, config = make_configs("full", batch_size=batch_size)
-    T, cpu = shape.context_length, minigpt.pick_machine("cpu")
+    T, cpu = shape.context_length, minigpt.pick_machine("cpu", "float32")
+    half = minigpt.pick_machine("cpu", "bfloat16")
     ids = torch.randint(3, shape.vocab_size, (batch_size * T * 4,)).numpy()
     dataset, works = minigpt.Dataset(ids, T), {}
     model = MiniGPT(shape)
     optimizer = minigpt.make_optimizer(model, config)
-    works["ours"] = timed(batch_size * T, lambda: minigpt.training_step(
-        model, optimizer, dataset, 0, config, cpu))
+    for name, machine in {"ours": cpu, "bfloat16": half}.items():
+        works[name] = timed(batch_size * T, partial(
+            minigpt.training_step, model, optimizer, dataset, 0, config,
+            machine))
     other = peer(shape)
     if other is not None:
         other.train()
