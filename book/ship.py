@@ -33,7 +33,7 @@ by this program on {day}.
 Made again by
 
     {command}
-    python book/ship.py CHECKPOINTS/FOLDER
+    python book/ship.py checkpoints/medium
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
 """
@@ -42,7 +42,7 @@ It writes text that looks like Python. It knows nothing, and what it writes may 
 def command(record: dict) -> str:
     """The line that trains such a run, from what differs from the defaults."""
     shape, config = minigpt.make_configs("full")
-    words = ["python minigpt.py train --preset full"]
+    words = ["python minigpt.py train --preset full --run checkpoints/medium"]
     for part, defaults in ((record["model"], shape), (record["train"], config)):
         for name, value in part.items():
             if name not in ("vocab_size", "d_ff") and (
