@@ -687,8 +687,7 @@ def join() -> None:
             f"without {', '.join(sorted(lacks))}: use torchrun, or unset all")
     if not lacks and int(os.environ["WORLD_SIZE"]) > 1:
         torch.distributed.init_process_group(timeout=timedelta(minutes=10))
-        RANK = torch.distributed.get_rank()
-        SIZE = torch.distributed.get_world_size()
+        RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if torch.cuda.is_available():
             torch.cuda.set_device(RANK % torch.cuda.device_count())
         sys.stdout = io.StringIO() if RANK else sys.stdout  # one speaks
@@ -1036,9 +1035,10 @@ class StopSignal:
                        for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def note(self, number, frame):  # a second signal acts as it always did
+    def note(self, number, frame):
         self.number = number
-        self.__exit__()
+        if SIZE == 1:  # then a second signal acts as it always did
+            self.__exit__()
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
@@ -1450,4 +1450,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: a6c7d9d8685631c1909a1a85fc0c57be6e5f6eda79373f267e712fb4e74e8928
+# tangled: 3eb72ef454de7967cf427d5a5791adb3e9bfc26d4431b522f59c26ca20c90536
