@@ -46,7 +46,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed as dist, nn
 from tqdm import tqdm
 
 
@@ -686,8 +686,10 @@ def join() -> None:
     require(len(lacks) in (0, 4), f"the variables of torchrun are half set, "
             f"without {', '.join(sorted(lacks))}: use torchrun, or unset all")
     if not lacks and int(os.environ["WORLD_SIZE"]) > 1:
-        torch.distributed.init_process_group(timeout=timedelta(minutes=10))
-        RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store, RANK, SIZE = next(dist.rendezvous("env://"))
+        dist.init_process_group(None, None, timedelta(minutes=10), SIZE, RANK,
+                                dist.PrefixStore(attempt, store))
         if torch.cuda.is_available():
             torch.cuda.set_device(RANK % torch.cuda.device_count())
         sys.stdout = io.StringIO() if RANK else sys.stdout  # one speaks
@@ -698,7 +700,7 @@ def share(number: float) -> list[float]:
     numbers = torch.zeros(SIZE, dtype=torch.float64)
     numbers[RANK] = number
     if SIZE > 1:
-        torch.distributed.all_reduce(numbers)
+        dist.all_reduce(numbers)
     return numbers.tolist()
 
 
@@ -753,18 +755,17 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
     were, when loss or gradient is not finite.
     """
     model.train()
-    total, last = 0.0, config.grad_accum - 1
-    for micro in range(config.grad_accum):
-        number = SIZE * (step * config.grad_accum + micro) + RANK
+    total, k = 0.0, config.grad_accum
+    for micro in range(k):
+        number = SIZE * (step * k + micro) + RANK
         batch = dataset.batch(number, config.batch_size // SIZE, config.seed)
         asked = int((batch[1] != IGNORED).sum())
         part = SIZE * asked / sum(share(asked))  # 1, save at the text's end
         inputs, targets = (ids.to(machine.device) for ids in batch)
         seed_dropout(config.seed, step, micro, RANK)
-        with nullcontext() if micro == last or SIZE == 1 else model.no_sync():
+        with nullcontext() if micro == k - 1 or SIZE == 1 else model.no_sync():
             with machine.autocast():
-                loss = cross_entropy(model(inputs), targets)
-                loss = loss * part / config.grad_accum
+                loss = cross_entropy(model(inputs), targets) * part / k
             loss.backward()
         total += loss.item()
     total = sum(share(total)) / SIZE
@@ -1413,9 +1414,8 @@ def explain(error: Exception) -> str:
                 "wait for its end, or name another folder with --run")
     if isinstance(error, (OSError, UnicodeError, SafetensorError)):
         return f"{error}: check the file, its rights, and the disk"
-    if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-        return (f"process {RANK} of {SIZE} lost another ({error!s:.150}): see "
-                "what that one says, then repeat this command, with --resume")
+    if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+        return f"rank {RANK} of {SIZE} lost one: use --resume ({error!s:.99})"
     if "memory" in repr(error).lower():
         return (f"out of memory ({error}): halve --batch-size or --context-"
                 "length, to write --num-samples or --max-new-tokens")
@@ -1450,4 +1450,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 3eb72ef454de7967cf427d5a5791adb3e9bfc26d4431b522f59c26ca20c90536
+# tangled: d450b6334e8f4c3dab60a45ccf397f82519fa7a3a32b2c6e5e8fa54497bb28ad
