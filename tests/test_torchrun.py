@@ -445,6 +445,18 @@ def test_the_commands_for_two_nodes(nodes, corpus, tmp_path):
     assert "finished" not in quiet
 
 
+def test_a_worker_killed_on_one_node_restarts_both(nodes, corpus, tmp_path):
+    one, two = ([*line, "--max-steps", "200", "--run", "run"]
+                for line in on_nodes(nodes[0], two_nodes(corpus)))
+    with started(one, tmp_path) as first, started(two, tmp_path) as second:
+        wait_for(tmp_path / "run" / "metrics.jsonl", 30, first)
+        os.kill(workers(second)[0], signal.SIGKILL)
+        (status, out, err), (other, _, _) = finish(first), finish(second)
+    assert (status, other) == (0, 0), err
+    starts = [*map(int, re.findall("run: step ([0-9]+) of 200", out))]
+    assert len(starts) == 2 and starts[0] == 0 and starts[1] % 8 == 0
+
+
 def test_a_node_that_vanishes_ends_the_run_within_its_time_out(
         nodes, corpus, tmp_path):
     """The time-out is 12 seconds here. The last checkpoint is whole, and another
