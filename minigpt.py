@@ -30,10 +30,12 @@ import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import takewhile, tee
 from pathlib import Path
@@ -44,8 +46,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, distributed as dist, nn
 from tqdm import tqdm
 
 
@@ -624,6 +625,9 @@ def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
 
 # 10. The machine (book/10_machine.md) ----------------------------------------
 
+RANK, SIZE = 0, 1  # the number of this process, and how many learn together
+
+
 @dataclass(frozen=True)
 class Machine:
     """The device that computes, and the precision of matrix products."""
@@ -640,7 +644,7 @@ class Machine:
         name = f"{self.device}, {torch.get_num_threads()} threads"
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-        return f"{name}, {self.dtype}"
+        return f"{name}, {self.dtype}" + f", {SIZE} processes" * (SIZE > 1)
 
 
 def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
@@ -670,6 +674,46 @@ def seed_dropout(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
     """Seed PyTorch from the place in the run, so that no state is saved."""
     place = np.random.SeedSequence([seed, step, micro_step, rank])
     torch.manual_seed(int(place.generate_state(1)[0]))
+
+
+def join() -> None:
+    """Meet the processes that torchrun has started, if it started this one.
+
+    Sets RANK and SIZE. Raises MiniGPTError if its variables are half set.
+    """
+    global RANK, SIZE
+    lacks = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} - {*os.environ}
+    require(len(lacks) in (0, 4), f"the variables of torchrun are half set, "
+            f"without {', '.join(sorted(lacks))}: use torchrun, or unset all")
+    if not lacks and int(os.environ["WORLD_SIZE"]) > 1:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store, RANK, SIZE = next(dist.rendezvous("env://"))
+        dist.init_process_group(None, None, timedelta(minutes=10), SIZE, RANK,
+                                dist.PrefixStore(attempt, store))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(RANK % torch.cuda.device_count())
+        sys.stdout = io.StringIO() if RANK else sys.stdout  # one speaks
+
+
+def share(number: float) -> list[float]:
+    """The number that each process gives, by rank; waits for all of them."""
+    numbers = torch.zeros(SIZE, dtype=torch.float64)
+    numbers[RANK] = number
+    if SIZE > 1:
+        dist.all_reduce(numbers)
+    return numbers.tolist()
+
+
+def agree(*things) -> None:
+    """Wait for all processes; MiniGPTError if they bring different things.
+
+    A process that fails instead shares a 1, and ends the others in silence.
+    """
+    marks = share(2 + zlib.crc32(repr(things).encode()))
+    if 1 in marks:
+        sys.exit(2)
+    require(len({*marks}) == 1, "the processes differ in settings, or see other"
+            " runs: give all nodes one command, and a folder that all can see")
 
 
 # 11. Learning (book/11_learning.md) ------------------------------------------
@@ -711,16 +755,20 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
     were, when loss or gradient is not finite.
     """
     model.train()
-    total = 0.0
-    for micro_step in range(config.grad_accum):
-        number = step * config.grad_accum + micro_step
-        batch = dataset.batch(number, config.batch_size, config.seed)
+    total, k = 0.0, config.grad_accum
+    for micro in range(k):
+        number = SIZE * (step * k + micro) + RANK
+        batch = dataset.batch(number, config.batch_size // SIZE, config.seed)
+        asked = int((batch[1] != IGNORED).sum())
+        part = SIZE * asked / sum(share(asked))  # 1, save at the text's end
         inputs, targets = (ids.to(machine.device) for ids in batch)
-        seed_dropout(config.seed, step, micro_step)
-        with machine.autocast():
-            loss = cross_entropy(model(inputs), targets) / config.grad_accum
-        loss.backward()
+        seed_dropout(config.seed, step, micro, RANK)
+        with nullcontext() if micro == k - 1 or SIZE == 1 else model.no_sync():
+            with machine.autocast():
+                loss = cross_entropy(model(inputs), targets) * part / k
+            loss.backward()
         total += loss.item()
+    total = sum(share(total)) / SIZE
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item()
     require(math.isfinite(total) and math.isfinite(norm), f"step {step + 1}: "
             f"loss {total}, gradient norm {norm}: --resume from the last check"
@@ -737,20 +785,22 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
              count: int | None = None, batch_size: int = 32) -> float:
     """Nats per character on `count` fixed windows, or on the whole split."""
     model.eval()
-    starts, total, characters = dataset.starts(count), 0.0, 0
+    starts, total, characters = dataset.starts(count)[RANK::SIZE], 0.0, 0
     for i in range(0, len(starts), batch_size):
         batch = dataset.windows(starts[i:i + batch_size])
         inputs, targets = (ids.to(machine.device) for ids in batch)
         with machine.autocast():
             total += cross_entropy(model(inputs), targets, "sum").item()
         characters += int((targets != IGNORED).sum())
-    return total / characters
+    return sum(share(total)) / sum(share(characters))
 
 
 # 12. Checkpoints (book/12_checkpoints.md) ------------------------------------
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes, wholly or not at all."""
+    if RANK > 0:
+        return
     temporary = path.with_name("tmp-" + path.name)
     try:
         write(temporary)
@@ -809,7 +859,7 @@ class Checkpoint:
         write_atomically(path, lambda p: save_file(tensors, p, texts))
 
 
-class Undrawn(TorchFunctionMode):
+class Undrawn(torch.overrides.TorchFunctionMode):
     """Within `with`, layers are made without drawing their first weights."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -893,11 +943,13 @@ class Run(Checkpoint):
     val: Dataset
     machine: Machine
     seconds: float = 0.0
+    learner: nn.Module | None = None  # the model, as many processes train it
 
     def log(self, name: str, **record) -> None:
         """Append a record to NAME.jsonl, as one line, with the step."""
         line = json.dumps({"step": self.step, **record})
-        with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
+        path = self.folder / f"{name}.jsonl" if RANK == 0 else os.devnull
+        with open(path, "a", encoding="utf-8") as f:
             f.write(line + "\n")
 
     def pace(self) -> str:
@@ -959,6 +1011,9 @@ def open_run(folder: Path, **changes) -> Run:
         "param_groups": optimizer.state_dict()["param_groups"]})
     saved.config, saved.optimizer = config, optimizer
     train, val = open_ids(folder, saved)
+    require(config.batch_size % SIZE == 0 and train.n_chunks >= SIZE, f"{SIZE} "
+            f"processes cannot share {train.n_chunks} chunks of text in batches"
+            f" of {config.batch_size}: choose fewer, or another --batch-size")
     trim(folder / "samples.jsonl", saved.step)
     records = trim(folder / "metrics.jsonl", saved.step)
     seconds = max((r.get("seconds", 0.0) for r in records), default=0.0)
@@ -981,9 +1036,10 @@ class StopSignal:
                        for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def note(self, number, frame):  # a second signal acts as it always did
+    def note(self, number, frame):
         self.number = number
-        self.__exit__()
+        if SIZE == 1:  # then a second signal acts as it always did
+            self.__exit__()
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
@@ -1040,8 +1096,8 @@ def finish(run: Run) -> None:
 def one_step(run: Run) -> float:
     """One training step, timed, counted and logged: its loss in nats."""
     start, rate = time.perf_counter(), learning_rate(run.step, run.config)
-    loss, norm = training_step(run.model, run.optimizer, run.train, run.step,
-                               run.config, run.machine)
+    loss, norm = training_step(run.learner or run.model, run.optimizer,
+                               run.train, run.step, run.config, run.machine)
     run.seconds += time.perf_counter() - start
     run.step += 1
     run.log("metrics", loss=loss, grad_norm=norm, learning_rate=rate,
@@ -1055,11 +1111,13 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     Returns the signal's number, 0 if there was none; `reader` says how
     samples are read. Raises MiniGPTError if a loss is not finite.
     """
-    config, late = run.config, False
+    config, late = run.config, 0
+    if SIZE > 1:
+        run.learner = nn.parallel.DistributedDataParallel(run.model)
     size = config.batch_size * config.grad_accum * run.train.context_length
     with StopSignal() as stop, tqdm(
             total=config.max_steps * size, initial=run.step * size,
-            unit="char", unit_scale=True, disable=None) as bar:
+            unit="char", unit_scale=True, disable=RANK > 0 or None) as bar:
         if run.step == 0:
             measure(run)
         while run.step < config.max_steps and not late:
@@ -1069,13 +1127,13 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
             done = run.step == config.max_steps
             if done or run.step % config.eval_interval == 0:
                 measure(run)
-            if done or run.step % config.sample_interval == 0:
+            if RANK == 0 and (done or run.step % config.sample_interval == 0):
                 show_samples(run, reader)
-            late = stop.number or time.monotonic() >= deadline
+            late = max(share(stop.number or time.monotonic() >= deadline))
             if done or late or run.step % config.checkpoint_interval == 0:
                 run.save(run.folder / LAST)
                 write_record(run)
-    return stop.number
+    return stop.number or int(late) * (late > 1)  # a deadline is 1
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1213,17 +1271,20 @@ def run_train(**typed) -> int:
     options = take(RunOptions, typed)
     deadline = time.monotonic() + 60 * options.max_minutes
     folder, preset, goes_on = find_run(options, typed)
-    if not goes_on:
+    agree(options, typed)
+    if RANK == 0 and not goes_on:
         print(f"preset {preset}, a new run in {folder}")
         begun = new_state(options, preset, typed)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock", timeout=0):
-        goes_on = find_run(options, typed)[2]  # now that nobody else writes
-        if not goes_on:
+    with nullcontext() if RANK else FileLock(folder / ".lock", timeout=0):
+        # look again, now that nobody else writes
+        if RANK == 0 and not find_run(options, typed)[2]:
             start_run(folder, *begun)
         elif options.data:
             print(f"--data is not read again: the text is kept in {folder}")
+        agree()
         run = open_run(folder, **typed)
+        agree(run.step, run.best_loss, run.fingerprint, run.config, run.model)
         print(f"{folder}: step {run.step} of {run.config.max_steps} on "
               f"{run.machine}")
         number = train(run, deadline, cached)
@@ -1234,6 +1295,7 @@ def run_train(**typed) -> int:
             finish(run)
             words = ["generate", "--checkpoint", str(folder / BEST)]
         print(shlex.join([sys.executable, sys.argv[0], *words]))
+        agree()  # so that none ends while the first one saves
     return 128 + number if number else 0
 
 
@@ -1345,12 +1407,28 @@ def parse(argv: list[str] | None) -> tuple[Callable, dict]:
     return COMMANDS[typed.pop("command")][0], typed
 
 
+def explain(error: Exception) -> str:
+    """What to tell of an error; one that is no user's fault is raised."""
+    if isinstance(error, Timeout):
+        return (f"another process trains in {Path(error.lock_file).parent}: "
+                "wait for its end, or name another folder with --run")
+    if isinstance(error, (OSError, UnicodeError, SafetensorError)):
+        return f"{error}: check the file, its rights, and the disk"
+    if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+        return f"rank {RANK} of {SIZE} lost one: use --resume ({error!s:.99})"
+    if "memory" in repr(error).lower():
+        return (f"out of memory ({error}): halve --batch-size or --context-"
+                "length, to write --num-samples or --max-new-tokens")
+    raise error
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv); return the exit status."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # any alphabet, on any system
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
+        join()
         run, typed = parse(argv)
         return run(**typed)
     except BrokenPipeError:  # whoever read our output has had enough
@@ -1360,18 +1438,11 @@ def main(argv: list[str] | None = None) -> int:
         print("minigpt: stopped", file=sys.stderr)
         return 130
     except MiniGPTError as error:
-        message = str(error)
-    except Timeout as error:
-        message = (f"another process trains in {Path(error.lock_file).parent}: "
-                   "wait for its end, or name another folder with --run")
-    except (OSError, UnicodeError, SafetensorError) as error:
-        message = f"{error}: check the file, its rights, and the disk"
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in repr(error).lower():
-            raise
-        message = (f"out of memory ({error}): halve --batch-size or --context-"
-                   "length, to write --num-samples or --max-new-tokens")
-    print("minigpt: error:", *message.split(), file=sys.stderr)
+        message = str(error) * (1 not in share(1)[:RANK])  # one tells it
+    except Exception as error:
+        message = explain(error)
+    if message:
+        print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 
 
@@ -1379,4 +1450,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: b47537dbb705eccd09d79dbef5fa96524c1b669d05de26df45cb9a160302f684
+# tangled: d450b6334e8f4c3dab60a45ccf397f82519fa7a3a32b2c6e5e8fa54497bb28ad

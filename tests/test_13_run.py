@@ -600,6 +600,66 @@ def test_a_run_does_not_go_on_from_weights_alone(run_folder):
         open_run(run_folder)
 
 
+# --- many processes (with processes: test_torchrun.py) ---------------------
+
+
+@pytest.mark.parametrize("batch_size, size, refused", [
+    (8, 2, False), (8, 8, False), (8, 3, True), (2**11, 2**11, True)])
+def test_a_batch_must_go_into_equal_parts_and_the_text_into_enough(
+        text, tmp_path, monkeypatch, batch_size, size, refused):
+    """There are 1290 chunks of text."""
+    start_run(tmp_path, untrained(text, batch_size=batch_size), text)
+    before = contents(tmp_path)
+    monkeypatch.setattr(minigpt, "SIZE", size)
+    if refused:
+        with pytest.raises(MiniGPTError, match=f"{size} processes cannot share "
+                           f"1290 chunks .* batches of {batch_size}: choose"):
+            open_run(tmp_path)
+        assert contents(tmp_path) == before
+    else:
+        assert open_run(tmp_path).step == 0
+
+
+def test_the_first_process_alone_writes(
+        whole, run_folder, text, monkeypatch, after_step):
+    """Another one does the same steps, and leaves no trace."""
+    before = contents(run_folder)
+    monkeypatch.setattr(minigpt, "RANK", 1)
+    run = open_run(run_folder, max_steps=26)
+    monkeypatch.setattr(minigpt, "training_step", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(minigpt, "evaluate", lambda *_: 0.5)
+    monkeypatch.setattr(minigpt, "share", lambda number: [0, number])
+    assert train(run) == 0 and run.step == 26
+    finish(run)
+    assert contents(run_folder) == before
+
+
+def test_all_stop_where_one_was_told_to(text, tmp_path, monkeypatch):
+    run = begin(tmp_path, text)
+    told = iter([[0, 0], [0, 0], [0, signal.SIGTERM]])
+    share = minigpt.share
+
+    def heard(number):
+        return share(number) if type(number) is float else next(told)
+
+    monkeypatch.setattr(minigpt, "share", heard)
+    monkeypatch.setattr(minigpt, "training_step", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(minigpt, "evaluate", lambda *_: 0.5)
+    monkeypatch.setattr(Checkpoint, "save", lambda *_, **__: None)
+    assert train(run) == signal.SIGTERM and run.step == 3
+
+
+@pytest.mark.parametrize("size, second", [(1, True), (2, False)])
+def test_a_second_signal_acts_at_once_where_there_is_one_process(
+        monkeypatch, size, second):
+    """torchrun may send two, and kills what does not end."""
+    monkeypatch.setattr(minigpt, "SIZE", size)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        before = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert before == second and stop.number == signal.SIGINT
+
+
 # --- logs ------------------------------------------------------------------
 
 
