@@ -115,8 +115,16 @@ def test_the_recorded_run_is_one_of_the_laptop_preset():
     assert re.fullmatch("[0-9a-f]{40}", record["commit"])
 
 
+def test_the_longer_recorded_run_has_settings_that_the_program_knows():
+    record = json.loads((ROOT / "book/runs/medium/run.json").read_text("utf-8"))
+    assert minigpt.asdict(minigpt.TrainConfig(**record["train"])) == (
+        record["train"])
+    assert record["step"] == record["train"]["max_steps"]
+    assert re.fullmatch("[0-9a-f]{40}", record["commit"])
+
+
 def test_the_shipped_model_is_the_best_of_the_recorded_run():
-    record = json.loads((ROOT / "book/runs/laptop/run.json").read_text("utf-8"))
+    record = json.loads((ROOT / "book/runs/medium/run.json").read_text("utf-8"))
     shipped = minigpt.load_checkpoint(minigpt.SHIPPED)
     assert minigpt.asdict(shipped.model.config) == record["model"]
     assert shipped.best_loss == record["best_loss"]

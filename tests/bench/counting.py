@@ -37,7 +37,8 @@ def main(places: int = 2000) -> None:
     corpus, saved = minigpt.read_corpus(), minigpt.load_checkpoint(minigpt.SHIPPED)
     decode = corpus.tokenizer.decode
     train, val = decode(corpus.train), decode(corpus.val)
-    where = [200 + i * (len(val) - 200) // places for i in range(places)]
+    T = saved.model.config.context_length
+    where = [T + i * (len(val) - T) // places for i in range(places)]
     counts = Counter({"": len(train)})
     for length in range(1, 14):
         wanted = {val[i - k:i - k + length] for i in where for k in (length, length - 1)}
@@ -46,7 +47,7 @@ def main(places: int = 2000) -> None:
         bits = [-sum(math.log2(mixed(counts, val, i, k, m, 96)) for i in where) / places
                 for k in range(13)]
         print(f"m = {m}, k = 0 to 12:", *(f"{b:.3f}" for b in bits), flush=True)
-    T, nats = saved.model.config.context_length, 0.0
+    nats = 0.0
     for i in where:
         ids = torch.tensor(saved.tokenizer.encode(val[i - T:i + 1]).tolist())[None]
         nats += minigpt.cross_entropy(saved.model(ids[:, :-1])[:, -1:],
