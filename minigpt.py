@@ -194,9 +194,8 @@ class Tokenizer:
         ids = self.to_id.take(code_points(text), mode="clip")
         if errors != "replace" and UNK in ids:
             at = int((ids == UNK).argmax())
-            raise MiniGPTError(f"the model does not know the character "
-                               f"{text[at]!r} at position {at}: remove it, or "
-                               "train on text that contains it")
+            raise MiniGPTError(f"the model does not know {text[at]!r} at "
+                               f"position {at}: remove it, or train on it")
         return ids
 
     def decode(self, ids) -> str:
@@ -277,7 +276,8 @@ def read_documents(source: Path, suffixes: tuple[str, ...]
             continue
         text, reason = read_text(open_file)
         key = hashlib.sha256(text.encode()).digest()
-        reason = reason or "duplicate" * (key in texts)
+        if not reason and key in texts:
+            reason = "duplicate"
         if reason:
             skipped[reason] += 1
         else:
@@ -367,8 +367,7 @@ class Dataset:
         self.ids, self.context_length = ids, context_length
         self.n_chunks = (len(ids) - 1) // context_length
         require(self.n_chunks > 0, f"a split has {len(ids)} ids, a window takes"
-                f" {context_length + 1}: give more text with --data, or lower "
-                "--context-length")
+                f" {context_length + 1}: more --data or less --context-length")
 
     def windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, T), int64; `<pad>`, IGNORED beyond the end."""
@@ -1133,7 +1132,7 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
             if done or late or run.step % config.checkpoint_interval == 0:
                 run.save(run.folder / LAST)
                 write_record(run)
-    return stop.number or int(late) * (late > 1)  # a deadline is 1
+    return int(late) if late > 1 else 0  # 1 is a deadline, not a signal
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1438,11 +1437,12 @@ def main(argv: list[str] | None = None) -> int:
         print("minigpt: stopped", file=sys.stderr)
         return 130
     except MiniGPTError as error:
-        message = str(error) * (1 not in share(1)[:RANK])  # one tells it
+        message = str(error)
+        if 1 in share(1)[:RANK]:  # a process before this one tells it
+            return 2
     except Exception as error:
         message = explain(error)
-    if message:
-        print("minigpt: error:", *message.split(), file=sys.stderr)
+    print("minigpt: error:", *message.split(), file=sys.stderr)
     return 2
 
 
@@ -1450,4 +1450,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: d450b6334e8f4c3dab60a45ccf397f82519fa7a3a32b2c6e5e8fa54497bb28ad
+# tangled: e3329363285b497f6dc60cc517098b3c08240a38a7106a715c848e62504ec2c3
