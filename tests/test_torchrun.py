@@ -215,15 +215,21 @@ def undisturbed(corpus, tmp_path_factory) -> Path:
     return home / "run"
 
 
+def disturbed(corpus: Path, folder: Path, disturb) -> tuple[int, str, str]:
+    """How a run of two processes ends if it is disturbed after some steps."""
+    line = torchrun(2, *LONG, "--data", corpus, "--run", "run",
+                    options=["--max-restarts", "2"])
+    with started(line, folder) as process:
+        wait_for(folder / "run" / "metrics.jsonl", 50, process)
+        disturb(process)
+        return finish(process)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_costs_a_restart_and_no_bit(
         undisturbed, corpus, tmp_path, rank):
-    line = torchrun(2, *LONG, "--data", corpus, "--run", "run",
-                    options=["--max-restarts", "2"])
-    with started(line, tmp_path) as process:
-        wait_for(tmp_path / "run" / "metrics.jsonl", 50, process)
-        os.kill(workers(process)[rank], signal.SIGKILL)
-        status, out, err = finish(process)
+    status, out, err = disturbed(corpus, tmp_path, lambda process: os.kill(
+        workers(process)[rank], signal.SIGKILL))
     assert status == 0, err
     starts = [*map(int, re.findall("run: step ([0-9]+) of 400", out))]
     assert len(starts) == 2 and starts[0] == 0 and starts[1] % 20 == 0
@@ -234,12 +240,8 @@ def test_a_killed_worker_costs_a_restart_and_no_bit(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_torchrun_saves_once_and_the_command_goes_on(
         undisturbed, corpus, tmp_path, number):
-    line = torchrun(2, *LONG, "--data", corpus, "--run", "run",
-                    options=["--max-restarts", "2"])
-    with started(line, tmp_path) as process:
-        wait_for(tmp_path / "run" / "metrics.jsonl", 50, process)
-        process.send_signal(number)
-        status, out, err = finish(process)
+    status, out, err = disturbed(
+        corpus, tmp_path, lambda process: process.send_signal(number))
     assert status != 0 and not ours(err)
     [step] = map(int, re.findall("stopped after step ([0-9]+); go on", out))
     assert last(tmp_path / "run").step == step == metrics(
