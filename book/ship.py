@@ -26,7 +26,7 @@ by this program on {day}.
 | vocabulary | {vocab_size} tokens: characters of ASCII source, and three special ones |
 | data | `data/python-stdlib.tar.xz`, the Python standard library (licence: PSF, see `data/`), nine tenths of it |
 | fingerprint of the data | `{fingerprint}` |
-| training | {step:,} steps, {characters:,.0f} characters read ({epochs:.1f} epochs), {minutes:.0f} minutes on {machine} |
+| training | the best of a run of {max_steps:,} steps, {minutes:.0f} minutes on {machine}: step {step:,}, after {characters:,.0f} characters ({epochs:.1f} epochs) |
 | loss | {loss:.3f} nats ({bits:.3f} bits) per character on all of the validation split, as shipped |
 | licence | that of this repository (see `LICENSE`) |
 
@@ -68,7 +68,8 @@ def main(folder: str) -> None:
     values = vars(shape) | dict(
         parameters=minigpt.count_parameters(shipped.model), day=date.today(),
         size=path.stat().st_size / 1e6, fingerprint=shipped.fingerprint,
-        step=shipped.step, characters=read, epochs=read / len(corpus.train),
+        max_steps=record["train"]["max_steps"], step=shipped.step,
+        characters=read, epochs=read / len(corpus.train),
         minutes=record["training_seconds"] / 60, machine=record["machine"],
         loss=loss, bits=loss / minigpt.math.log(2), command=command(record))
     path.with_name("CARD.md").write_text(CARD.format(**values), "utf-8")

@@ -12,6 +12,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
+import ship
 import tangle
 
 import minigpt
@@ -121,6 +122,19 @@ def test_the_longer_recorded_run_has_settings_that_the_program_knows():
         record["train"])
     assert record["step"] == record["train"]["max_steps"]
     assert re.fullmatch("[0-9a-f]{40}", record["commit"])
+
+
+def test_the_card_of_the_shipped_model_names_the_command_that_made_it():
+    record = json.loads((ROOT / "book/runs/medium/run.json").read_text("utf-8"))
+    card = (ROOT / "checkpoints" / "CARD.md").read_text("utf-8")
+    command = ship.command(record)
+    assert command in card and f"{record['fingerprint']}" in card
+    _, typed = minigpt.parse(
+        command.removeprefix("python minigpt.py ").replace("\\\n", "").split())
+    assert typed.pop("run")
+    shape, config = minigpt.make_configs(typed.pop("preset"), **typed)
+    assert minigpt.asdict(shape) == record["model"] | {"vocab_size": 99}
+    assert minigpt.asdict(config) == record["train"]
 
 
 def test_the_shipped_model_is_the_best_of_the_recorded_run():

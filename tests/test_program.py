@@ -63,8 +63,8 @@ def test_a_model_is_trained_and_writes(trained):
             } == {"last.safetensors", "best.safetensors", "train.npy", "val.npy",
                   "metrics.jsonl", "samples.jsonl", "run.json", ".lock"}
     status, out, err = shell(trained, "generate", "--prompt", "def f",
-                             "--max-new-tokens", 100)
-    assert status == 0 and out.startswith("def f") and len(out) > 20
+                             "--max-new-tokens", 100, "--min-new-tokens", 100)
+    assert status == 0 and re.fullmatch("def f.{100}\n", out, re.DOTALL)
     header, speed = err.splitlines()
     assert header.startswith("checkpoints") and "--seed" in header
     assert re.fullmatch(r"\d+ characters, [\d,]+ a second", speed)

@@ -246,7 +246,8 @@ def test_a_signal_to_torchrun_saves_once_and_the_command_goes_on(
     [step] = map(int, re.findall("stopped after step ([0-9]+); go on", out))
     assert last(tmp_path / "run").step == step == metrics(
         tmp_path / "run")[-1]["step"] >= 49
-    status, out, err = done(line, tmp_path)
+    status, out, err = done(
+        torchrun(2, *LONG, "--data", corpus, "--run", "run"), tmp_path)
     assert status == 0 and f"run: step {step} of 400" in out
     assert_same(tmp_path / "run", undisturbed)
 
