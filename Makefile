@@ -25,7 +25,7 @@ bite: .venv/test               ## do the tests notice when code is broken?
 answers: .venv/test            ## do the tests of the exercises tell solved from unsolved?
 	$(BIN)/python tests/answers.py
 
-bench: .venv/hf                ## how fast, beside transformers' GPT-2 (15 minutes)
+bench: .venv/hf                ## how fast, beside transformers' GPT-2 (5 minutes)
 	$(BIN)/python tests/bench/peers.py --json _build/peers.json
 
 pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
