@@ -100,9 +100,9 @@ def learn(corpus: minigpt.Corpus, preset: str, seed: int,
     return sum(times), minigpt.evaluate(model, val, CPU)
 
 
-def compare(corpus: minigpt.Corpus, seeds: int) -> list[dict]:
-    """The recipe and ours, for each seed; prints and returns the results."""
-    results = []
+def compare(corpus: minigpt.Corpus, seeds: int) -> dict:
+    """Nats of the recipe and of ours, one for each seed; prints them."""
+    results, nats = [], {}
     for seed in range(seeds):
         seconds, loss = learn(corpus, "full", seed, **RECIPE)
         turn = {"nanoGPT's recipe": (seconds, loss)}
@@ -114,9 +114,9 @@ def compare(corpus: minigpt.Corpus, seeds: int) -> list[dict]:
                   flush=True)
         results.append(turn)
     for name in results[0]:
-        nats = [turn[name][1] for turn in results]
-        print(f"{name:33} mean {statistics.mean(nats):.3f} nats per character")
-    return results
+        nats[name] = [turn[name][1] for turn in results]
+        print(f"{name:33} mean {statistics.mean(nats[name]):.3f} nats")
+    return nats
 
 
 def sweep(corpus: minigpt.Corpus, seconds: float, seeds: int) -> list[dict]:
@@ -142,8 +142,7 @@ def main() -> None:
     else:
         results = compare(corpus, options.seeds)
     with open(options.json, "w", encoding="utf-8") as file:
-        json.dump({"threads": torch.get_num_threads(), "results": results},
-                  file, indent=1)
+        json.dump(results, file, indent=1)
 
 
 if __name__ == "__main__":
