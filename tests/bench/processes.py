@@ -52,28 +52,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=0.4)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--json", default=os.devnull, help="where to keep them")
     args = parser.parse_args()
     cases = [(1, 1), (1, 2), (2, 1), (4, 1)]
     turns = {case: [] for case in cases}
     for _ in range(args.turns):
         for case in cases:
             turns[case].append(trained(*case, args.minutes))
-    alone = None
+    kept = []
     for (processes, threads), results in turns.items():
         shape = results[0][0]["model"]
         speed = max(steps * 24 * shape["context_length"]
                     / record["training_seconds"] for record, steps, _ in results)
-        alone = alone or speed
+        kept.append(dict(processes=processes, threads=threads,
+                         characters_per_second=round(speed)))
         line = (f"processes {processes}, threads of each {threads}: {speed:,.0f} "
-                f"characters/s ({speed / alone:.2f} x)")
+                "characters/s")
         if processes > 1:
             _, few, first = trained(processes, threads, args.minutes / 2)
             _, steps, total = results[-1]
             model = minigpt.MiniGPT(minigpt.ModelConfig(**shape))
             due = 2 * (processes - 1) * 4 * minigpt.count_parameters(model)
-            line += (f"; {(total - first) / (steps - few) / 1e6:.2f} MB a step, "
+            per_step = (total - first) / (steps - few)
+            kept[-1] |= {"sent": round(per_step), "due": due}
+            line += (f"; {per_step / 1e6:.2f} MB a step, "
                      f"2 (N - 1) times the gradients are {due / 1e6:.2f} MB")
         print(line, flush=True)
+    with open(args.json, "w", encoding="utf-8") as file:
+        json.dump(kept, file, indent=1)
 
 
 if __name__ == "__main__":
