@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
+import learning  # noqa: E402
 import peers  # noqa: E402
 
 
@@ -46,3 +47,27 @@ def test_operations_of_a_step_are_those_that_pytorch_counts():
         model(peers.torch.zeros(1, T, dtype=peers.torch.int64)).sum().backward()
     counted = counter.get_total_flops() / T
     assert counted == pytest.approx(peers.operations(shape), rel=0.1)
+
+
+def test_ours_get_the_time_of_the_recipe_or_a_part(monkeypatch, capsys):
+    asked = []
+
+    def learn(corpus, preset, seed, seconds=None, **changes):
+        asked.append((preset, seconds))
+        return 60.0 + seed, 1.0 + len(asked) / 100
+
+    monkeypatch.setattr(learning, "learn", learn)
+    nats = learning.compare(None, 2)
+    assert [preset for preset, _ in asked] == 2 * ["full", *5 * ["laptop"]]
+    assert [seconds for _, seconds in asked[7:]] == [61, 61, 30.5, 61, 61 / 3]
+    assert [*nats.values()][0] == pytest.approx([1.01, 1.07])
+    assert capsys.readouterr().out.count("mean") == len(nats) == 6
+
+
+def test_the_muon_that_is_measured_is_that_of_the_page(tmp_path):
+    (tmp_path / "text.py").write_text("x = [1, 2, 3]\n" * 2000, "utf-8")
+    corpus = learning.minigpt.read_corpus(tmp_path / "text.py")
+    (seconds, first), (_, later) = (
+        learning.learn(corpus, "tiny", 0, muon=True, max_steps=steps,
+                       warmup_steps=1, batch_size=2) for steps in (1, 20))
+    assert seconds > 0 and later < first - 1

@@ -15,12 +15,18 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book"))
+
 import minigpt
+import tangle
 
 RECIPE = dict(context_length=64, d_model=128, n_layers=4, n_heads=4,
               dropout=0.0, batch_size=12, max_steps=2000, warmup_steps=100,
@@ -32,41 +38,22 @@ OURS = (("laptop preset", {}, 1), ("windows of 64", SHORT, 1),
         ("windows of 64", SHORT, 2), ("with Muon", FAST, 1),
         ("with Muon", FAST, 3))
 SWEEP = (
-    {}, dict(learning_rate=2e-3), dict(learning_rate=6e-3),
-    dict(learning_rate=8e-3), dict(beta2=0.95), dict(weight_decay=0.0),
-    dict(min_learning_rate=4e-4), dict(grad_clip=0.3), dict(batch_size=4),
-    dict(batch_size=12), dict(d_model=144), dict(d_model=240),
-    dict(d_model=144, n_layers=3), dict(d_model=192, n_layers=3),
-    dict(n_heads=3), dict(n_heads=12), dict(context_length=96, batch_size=8),
-    SHORT, SHORT | dict(batch_size=8), SHORT | dict(learning_rate=6e-3),
-    SHORT | dict(d_model=240), SHORT | dict(n_layers=3),
-    SHORT | dict(batch_size=6), dict(muon=True), FAST,
-    FAST | dict(learning_rate=1e-2), FAST | dict(learning_rate=4e-3),
-    FAST | dict(weight_decay=0.0), FAST | dict(batch_size=8),
-    dict(muon=True, learning_rate=6e-3), FAST | dict(d_model=240))
+    {}, dict(learning_rate=2e-3), dict(learning_rate=6e-3), dict(beta2=0.95),
+    dict(weight_decay=0.0), dict(batch_size=4), dict(batch_size=12),
+    dict(d_model=144), dict(d_model=240), dict(n_layers=3), dict(n_heads=3),
+    dict(context_length=96, batch_size=8), dict(muon=True), SHORT,
+    SHORT | dict(batch_size=6), SHORT | dict(batch_size=8),
+    SHORT | dict(learning_rate=6e-3), SHORT | dict(n_layers=3), FAST,
+    FAST | dict(learning_rate=1e-2), FAST | dict(d_model=240))
 
 
-class Muon:
-    """`torch.optim.Muon` for the blocks' matrices and AdamW for the rest."""
-
-    def __init__(self, model: minigpt.MiniGPT, config: minigpt.TrainConfig):
-        inner = {p for p in model.blocks.parameters() if p.dim() == 2}
-        rest = [p for p in model.parameters() if p not in inner]
-        self.both = (
-            torch.optim.Muon(inner, config.learning_rate, config.weight_decay,
-                             adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, config.learning_rate, weight_decay=0.0,
-                              betas=(config.beta1, config.beta2), fused=True))
-        self.param_groups = [group for optimizer in self.both
-                             for group in optimizer.param_groups]
-
-    def step(self) -> None:
-        for optimizer in self.both:
-            optimizer.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for optimizer in self.both:
-            optimizer.zero_grad(set_to_none)
+def shown(page: str, name: str) -> type:
+    """The class that a cell of a page of the book defines."""
+    [cell] = [cell for cell in tangle.cells(ROOT / "book" / page)
+              if cell.source.startswith(f"class {name}")]
+    space = vars(minigpt).copy()
+    exec(cell.source, space)
+    return space[name]
 
 
 def learn(corpus: minigpt.Corpus, preset: str, seed: int,
@@ -85,7 +72,9 @@ def learn(corpus: minigpt.Corpus, preset: str, seed: int,
     def steps(count: int, config: minigpt.TrainConfig) -> tuple:
         torch.manual_seed(seed)
         model = minigpt.MiniGPT(shape)
-        optimizer = (Muon if muon else minigpt.make_optimizer)(model, config)
+        make = (shown("11_learning.md", "Muon") if muon
+                else minigpt.make_optimizer)
+        optimizer = make(model, config)
         times = []
         for step in range(count):
             start = time.perf_counter()
@@ -109,8 +98,8 @@ def compare(corpus: minigpt.Corpus, seeds: int) -> dict:
         for name, changes, part in OURS:
             turn[f"{name}, 1/{part} of the time"] = learn(
                 corpus, "laptop", seed, seconds / part, **changes)
-        for name, (spent, nats) in turn.items():
-            print(f"seed {seed}, {name:33} {spent:6.1f} s {nats:.3f} nats",
+        for name, (spent, reached) in turn.items():
+            print(f"seed {seed}, {name:33} {spent:6.1f} s {reached:.3f} nats",
                   flush=True)
         results.append(turn)
     for name in results[0]:
