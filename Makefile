@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite answers bench portable book pages module clean
+.PHONY: all train generate test test-all bite answers bench corpus portable book pages module clean
 
 all: train generate
 
@@ -25,8 +25,12 @@ bite: .venv/test               ## do the tests notice when code is broken?
 answers: .venv/test            ## do the tests of the exercises tell solved from unsolved?
 	$(BIN)/python tests/answers.py
 
-bench: .venv/hf                ## how fast, beside transformers' GPT-2 (5 minutes)
+bench: .venv/hf                ## how fast, beside what others have made (6 minutes)
+	$(INSTALL) --no-deps llms-from-scratch
 	$(BIN)/python tests/bench/peers.py --json _build/peers.json
+
+corpus: .venv/test .venv/book .venv/browser .venv/hub .venv/hf  ## 50 MB of Python
+	$(BIN)/python data/make_corpus.py
 
 pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py

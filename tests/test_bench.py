@@ -30,11 +30,28 @@ def test_an_unknown_line_is_refused_by_name(capsys):
 
 def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(
         monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # import fails
+    for module in ("transformers", "llms_from_scratch.ch04"):
+        monkeypatch.setitem(sys.modules, module, None)  # import fails
     works = peers.decoding(peers.LAPTOP, 5)
-    assert works.keys() == {"ours", "bfloat16", "chain"}
+    assert works.keys() - {"bfloat16"} == {"ours", "chain"}
     assert works["ours"]() > 0
-    assert "pip install -c constraints.txt" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert "pip install -c constraints.txt transformers" in told[-2]
+    assert "pip install --no-deps -c constraints.txt llms-from" in told[-1]
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_has_the_same_shape_and_writes_as_it_reads(name):
+    pytest.importorskip(name.replace("-", "_"))
+    shape = peers.make_configs("tiny")[0]
+    model, forward, write = peers.peers(shape)[name]
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(
+        peers.minigpt.count_parameters(peers.MiniGPT(shape)), rel=0.1)
+    ids = peers.torch.randint(3, shape.vocab_size, (2, shape.context_length))
+    before = forward(ids)
+    assert before.shape == (*ids.shape, shape.vocab_size)
+    write(10)
+    peers.torch.testing.assert_close(forward(ids), before)
 
 
 def test_operations_of_a_step_are_those_that_pytorch_counts():

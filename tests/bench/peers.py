@@ -1,4 +1,4 @@
-"""How fast is it, beside transformers' GPT-2 and beside what the machine can do?
+"""How fast is it, beside what others have made and what the machine can do?
 
     make bench
     python tests/bench/peers.py [--rounds 5] [--json FILE] [NAME ...]
@@ -10,6 +10,9 @@ All models have random weights, float32 unless the line says otherwise. `peak`
 is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
 of a matrix and one vector that a character takes. Names choose lines: step,
 decode, small, cache, batch, text. A peer that is not installed is left out.
+
+llms-from-scratch asks for other versions of PyTorch and NumPy than ours, and needs
+neither for its GPT: it is installed without what it depends on.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 
@@ -32,6 +36,8 @@ from minigpt import EOS, GenerateConfig, MiniGPT, ModelConfig, make_configs
 FULL = ModelConfig(dropout=0.0)
 LAPTOP = make_configs("laptop")[0]
 Work = Callable[[], float]  # does some work, returns units per second
+Forward = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> logits (B, T, V)
+Write = Callable[[int], None]  # writes so many characters
 
 
 def timed(units: float, work: Callable[[], object]) -> Work:
@@ -46,27 +52,78 @@ def timed(units: float, work: Callable[[], object]) -> Work:
     return measure
 
 
-def peer(shape: ModelConfig) -> torch.nn.Module | None:
-    """A GPT-2 of transformers, of this shape; None if it is not installed."""
-    try:
-        from transformers import GPT2Config, GPT2LMHeadModel
-    except ImportError:
-        print("transformers is not installed: pip install -c constraints.txt "
-              "transformers, and its figures are here too", file=sys.stderr)
-        return None
-    return GPT2LMHeadModel(GPT2Config(
+def transformers(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Write]:
+    """GPT-2 of transformers, of this shape, and its `generate` with a cache."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(
         vocab_size=shape.vocab_size, n_positions=shape.context_length,
         n_embd=shape.d_model, n_layer=shape.n_layers, n_head=shape.n_heads,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=EOS,
         eos_token_id=EOS))
 
+    def write(length: int) -> None:
+        ids = torch.tensor([[EOS]])
+        model.eval().generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
+            temperature=0.8, max_new_tokens=length, min_new_tokens=length,
+            pad_token_id=0)
 
-def peer_version() -> str:
-    """Which transformers this is, if any."""
-    try:
-        return f"transformers {metadata.version('transformers')}"
-    except metadata.PackageNotFoundError:
-        return ""
+    return model, lambda ids: model(ids).logits, write
+
+
+def llms_from_scratch(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Write]:
+    """The faster GPT of Raschka's book, and its loop, which has no cache.
+
+    (The cache of the package, version 1.0.19, raises at its second character.)
+    """
+    from llms_from_scratch.ch04 import GPTModelFast, generate_text_simple
+
+    model = GPTModelFast(dict(
+        vocab_size=shape.vocab_size, context_length=shape.context_length,
+        emb_dim=shape.d_model, n_heads=shape.n_heads, n_layers=shape.n_layers,
+        drop_rate=0.0, qkv_bias=True))
+
+    def write(length: int) -> None:
+        generate_text_simple(model.eval(), torch.tensor([[EOS]]), length,
+                             shape.context_length)
+
+    return model, model, write
+
+
+def in_bfloat16(works: dict[str, Work], make: Callable[[], Work]) -> None:
+    """Add a work in bfloat16, unless it takes a hundred times as long here."""
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        works["bfloat16"] = make()
+    else:
+        print("this processor has no instructions for bfloat16: left out",
+              file=sys.stderr)
+
+
+PEERS = {"transformers": (transformers, "-c constraints.txt transformers"),
+         "llms-from-scratch": (llms_from_scratch, "--no-deps -c constraints.txt "
+                               "llms-from-scratch")}
+
+
+def peers(shape: ModelConfig) -> dict[str, tuple[torch.nn.Module, Forward, Write]]:
+    """The models of others, by name, of this shape; those that are installed."""
+    found = {}
+    for name, (make, arguments) in PEERS.items():
+        try:
+            found[name] = make(shape)
+        except ImportError:
+            print(f"{name} is not installed: pip install {arguments}, and its "
+                  "figures are here too", file=sys.stderr)
+    return found
+
+
+def versions() -> str:
+    """Which peers these are, if any."""
+    found = []
+    for name in PEERS:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)
 
 
 def peak() -> Work:
@@ -83,32 +140,28 @@ def operations(shape: ModelConfig) -> float:
 
 
 def training(shape: ModelConfig, batch_size: int) -> dict[str, Work]:
-    """Characters per second of a step: ours, in bfloat16, the peer's, peak."""
+    """Characters per second of a step: ours, in bfloat16, the peers', peak."""
     _, config = make_configs("full", batch_size=batch_size)
     T, cpu = shape.context_length, minigpt.pick_machine("cpu", "float32")
     half = minigpt.pick_machine("cpu", "bfloat16")
     ids = torch.randint(3, shape.vocab_size, (batch_size * T * 4,)).numpy()
     dataset, works = minigpt.Dataset(ids, T), {}
     model = MiniGPT(shape)
-    optimizer = minigpt.make_optimizer(model, config)
-    for name, machine in {"ours": cpu, "bfloat16": half}.items():
-        works[name] = timed(batch_size * T, partial(
-            minigpt.training_step, model, optimizer, dataset, 0, config,
-            machine))
-    other = peer(shape)
-    if other is not None:
-        other.train()
-        adamw = minigpt.make_optimizer(other, config)
+    ours = partial(minigpt.training_step, model,
+                   minigpt.make_optimizer(model, config), dataset, 0, config)
+    works["ours"] = timed(batch_size * T, partial(ours, cpu))
+    in_bfloat16(works, lambda: timed(batch_size * T, partial(ours, half)))
 
-        def step() -> None:
-            inputs, targets = dataset.batch(0, batch_size, 0)
-            loss = minigpt.cross_entropy(other(inputs).logits, targets)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
-            adamw.step()
-            adamw.zero_grad(set_to_none=True)
+    def step(other: torch.nn.Module, forward: Forward, adamw) -> None:
+        inputs, targets = dataset.batch(0, batch_size, 0)
+        minigpt.cross_entropy(forward(inputs), targets).backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
 
-        works["transformers"] = timed(batch_size * T, step)
+    for name, (other, forward, _) in peers(shape).items():
+        adamw = minigpt.make_optimizer(other.train(), config)
+        works[name] = timed(batch_size * T, partial(step, other, forward, adamw))
     flops, per_character = peak(), operations(shape)
     works["peak"] = lambda: flops() / per_character
     return works
@@ -121,16 +174,6 @@ def writing(model: MiniGPT, length: int, reader=minigpt.cached,
     ids = torch.full((rows, 1), EOS)
     return timed(rows * length, lambda: [
         *minigpt.generate(reader(model), ids, config)])
-
-
-def peer_writing(model: torch.nn.Module, length: int) -> Work:
-    """Characters per second of transformers' generate, with its cache."""
-    model.eval()
-    ids = torch.tensor([[EOS]])
-    return timed(length, lambda: model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
-        temperature=0.8, max_new_tokens=length, min_new_tokens=length,
-        pad_token_id=0))
 
 
 def chain(shape: ModelConfig, length: int) -> Work:
@@ -150,12 +193,11 @@ def chain(shape: ModelConfig, length: int) -> Work:
 
 
 def decoding(shape: ModelConfig, length: int) -> dict[str, Work]:
-    """Characters per second of one text: ours, the peer's, the chain."""
-    works = {"ours": writing(MiniGPT(shape), length),
-             "bfloat16": writing(MiniGPT(shape).to(torch.bfloat16), length)}
-    other = peer(shape)
-    if other is not None:
-        works["transformers"] = peer_writing(other, length)
+    """Characters per second of one text: ours, the peers', the chain."""
+    works = {"ours": writing(MiniGPT(shape), length)}
+    in_bfloat16(works, lambda: writing(MiniGPT(shape).to(torch.bfloat16), length))
+    for name, (_, _, write) in peers(shape).items():
+        works[name] = timed(length, partial(write, length))
     return works | {"chain": chain(shape, length)}
 
 
@@ -238,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"there is no line {name}: choose of {', '.join(LINES)}")
     machine = {"processor": processor(), "threads": torch.get_num_threads(),
                "instructions": torch.backends.cpu.get_cpu_capability(),
-               "torch": torch.__version__, "peer": peer_version()}
+               "torch": torch.__version__, "peers": versions()}
     print(f"characters per second, median of {options.rounds} rounds; {machine}")
     records = []
     for record in measure(options.names or [*LINES], options.rounds):
