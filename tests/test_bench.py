@@ -1,6 +1,8 @@
 """The benchmarks: that they run, and what they say when a peer is missing."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 import learning  # noqa: E402
 import peers  # noqa: E402
+
+
+CPU = peers.minigpt.pick_machine("cpu", "float32")
 
 
 def test_a_record_has_the_machine_and_the_rounds(tmp_path, capsys):
@@ -28,11 +33,17 @@ def test_an_unknown_line_is_refused_by_name(capsys):
     assert "no line speed: choose of step, decode" in capsys.readouterr().err
 
 
+def test_an_unknown_device_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        peers.main(["text", "--device", "tpu"])
+    assert "error: device 'tpu'" in capsys.readouterr().err
+
+
 def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(
         monkeypatch, capsys):
     for module in ("transformers", "llms_from_scratch.ch04"):
         monkeypatch.setitem(sys.modules, module, None)  # import fails
-    works = peers.decoding(peers.LAPTOP, 5)
+    works = peers.decoding(peers.LAPTOP, CPU, 5)
     assert works.keys() - {"bfloat16"} == {"ours", "chain"}
     assert works["ours"]() > 0
     told = capsys.readouterr().err.splitlines()
@@ -88,3 +99,27 @@ def test_the_muon_that_is_measured_is_that_of_the_page(tmp_path):
         learning.learn(corpus, "tiny", 0, muon=True, max_steps=steps,
                        warmup_steps=1, batch_size=2) for steps in (1, 20))
     assert seconds > 0 and later < first - 1
+
+
+@pytest.mark.slow
+def test_what_a_gpu_is_to_do_runs_on_a_small_scale(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"m{i}.py").write_text(f"x = {i}\nprint(x)\n" * 60, "utf-8")
+    small = dict(DEVICE="cpu", PRESET="tiny", SECONDS_TO_LEARN="5", PAGES="02",
+                 BENCH="text", PYTHON=sys.executable)
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        ["tests/bench/gpu.sh", tmp_path / "out", folder], cwd=root,
+        env=os.environ | small, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "out"
+    assert json.loads((out / "peers.json").read_text("utf-8"))["lines"]
+    record = json.loads((out / "run" / "run.json").read_text("utf-8"))
+    assert record["step"] == record["train"]["max_steps"] >= 100
+    assert "nats" in (out / "loss.txt").read_text("utf-8")
+    weights = b"".join(p.read_bytes() for p in sorted(out.glob("weights.*")))
+    (tmp_path / "again.safetensors").write_bytes(weights)
+    assert peers.minigpt.load_checkpoint(tmp_path / "again.safetensors").step > 0
+    assert "0 cells failed" in (out / "pages.log").read_text("utf-8")

@@ -1,13 +1,14 @@
 """How fast is it, beside what others have made and what the machine can do?
 
     make bench
-    python tests/bench/peers.py [--rounds 5] [--json FILE] [NAME ...]
+    python tests/bench/peers.py [--rounds 5] [--json FILE] [--device cuda]
+                                [--dtype bfloat16] [--batch-size 64] [NAME ...]
 
 Each line of the table is one piece of work, done by several programs in turn,
 in one process, ROUNDS times; a figure is the median of its rounds, and a ratio
 is the median of the ratios within a round, since both drift with the machine.
-All models have random weights, float32 unless the line says otherwise. `peak`
-is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
+All models have random weights, and compute in `--dtype`, float32 by default; a line
+`bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
 of a matrix and one vector that a character takes. Names choose lines: step,
 decode, small, cache, batch, text. A peer that is not installed is left out.
 
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 
@@ -35,9 +37,16 @@ from minigpt import EOS, GenerateConfig, MiniGPT, ModelConfig, make_configs
 
 FULL = ModelConfig(dropout=0.0)
 LAPTOP = make_configs("laptop")[0]
+Make = Callable[[minigpt.Machine, int], dict]  # machine, batch size -> works
 Work = Callable[[], float]  # does some work, returns units per second
 Forward = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> logits (B, T, V)
 Write = Callable[[int], None]  # writes so many characters
+
+
+def wait() -> None:
+    """Until a GPU, if there is one, has done what it was asked to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def timed(units: float, work: Callable[[], object]) -> Work:
@@ -45,8 +54,10 @@ def timed(units: float, work: Callable[[], object]) -> Work:
     work()
 
     def measure() -> float:
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         return units / (time.perf_counter() - start)
 
     return measure
@@ -63,7 +74,7 @@ def transformers(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Write]:
         eos_token_id=EOS))
 
     def write(length: int) -> None:
-        ids = torch.tensor([[EOS]])
+        ids = torch.tensor([[EOS]], device=model.device)
         model.eval().generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
             temperature=0.8, max_new_tokens=length, min_new_tokens=length,
@@ -85,17 +96,20 @@ def llms_from_scratch(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Wri
         drop_rate=0.0, qkv_bias=True))
 
     def write(length: int) -> None:
-        generate_text_simple(model.eval(), torch.tensor([[EOS]]), length,
-                             shape.context_length)
+        ids = torch.tensor([[EOS]], device=model.out_head.weight.device)
+        generate_text_simple(model.eval(), ids, length, shape.context_length)
 
     return model, model, write
 
 
-def in_bfloat16(works: dict[str, Work], make: Callable[[], Work]) -> None:
-    """Add a work in bfloat16, unless it takes a hundred times as long here."""
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def in_bfloat16(works: dict[str, Work], machine: minigpt.Machine,
+                make: Callable[[], Work]) -> None:
+    """Add ours in bfloat16, unless it takes a hundred times as long there."""
+    able = (machine.device.type != "cpu"
+            or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if machine.dtype is torch.float32 and able:
         works["bfloat16"] = make()
-    else:
+    elif not able:
         print("this processor has no instructions for bfloat16: left out",
               file=sys.stderr)
 
@@ -126,10 +140,11 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def peak() -> Work:
+def peak(machine: minigpt.Machine) -> Work:
     """Operations per second of a product of matrices."""
-    a, b = torch.rand(2, 2048, 2048)
-    return timed(2 * 2048**3, lambda: a @ b)
+    n = 2048 if machine.device.type == "cpu" else 8192
+    a, b = torch.rand(2, n, n, device=machine.device, dtype=machine.dtype)
+    return timed(2 * n**3, lambda: a @ b)
 
 
 def operations(shape: ModelConfig) -> float:
@@ -139,30 +154,34 @@ def operations(shape: ModelConfig) -> float:
     return 6 * (shape.n_layers * layer + C * V)
 
 
-def training(shape: ModelConfig, batch_size: int) -> dict[str, Work]:
+def training(shape: ModelConfig, machine: minigpt.Machine,
+             batch_size: int) -> dict[str, Work]:
     """Characters per second of a step: ours, in bfloat16, the peers', peak."""
     _, config = make_configs("full", batch_size=batch_size)
-    T, cpu = shape.context_length, minigpt.pick_machine("cpu", "float32")
-    half = minigpt.pick_machine("cpu", "bfloat16")
+    T, half = shape.context_length, replace(machine, dtype=torch.bfloat16)
     ids = torch.randint(3, shape.vocab_size, (batch_size * T * 4,)).numpy()
     dataset, works = minigpt.Dataset(ids, T), {}
-    model = MiniGPT(shape)
+    model = MiniGPT(shape).to(machine.device)
     ours = partial(minigpt.training_step, model,
                    minigpt.make_optimizer(model, config), dataset, 0, config)
-    works["ours"] = timed(batch_size * T, partial(ours, cpu))
-    in_bfloat16(works, lambda: timed(batch_size * T, partial(ours, half)))
+    works["ours"] = timed(batch_size * T, partial(ours, machine))
+    in_bfloat16(works, machine, lambda: timed(batch_size * T, partial(ours, half)))
 
     def step(other: torch.nn.Module, forward: Forward, adamw) -> None:
-        inputs, targets = dataset.batch(0, batch_size, 0)
-        minigpt.cross_entropy(forward(inputs), targets).backward()
+        inputs, targets = (ids.to(machine.device)
+                           for ids in dataset.batch(0, batch_size, 0))
+        with machine.autocast():
+            loss = minigpt.cross_entropy(forward(inputs), targets)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
         adamw.step()
         adamw.zero_grad(set_to_none=True)
 
     for name, (other, forward, _) in peers(shape).items():
-        adamw = minigpt.make_optimizer(other.train(), config)
+        other.to(machine.device).train()
+        adamw = minigpt.make_optimizer(other, config)
         works[name] = timed(batch_size * T, partial(step, other, forward, adamw))
-    flops, per_character = peak(), operations(shape)
+    flops, per_character = peak(machine), operations(shape)
     works["peak"] = lambda: flops() / per_character
     return works
 
@@ -171,17 +190,18 @@ def writing(model: MiniGPT, length: int, reader=minigpt.cached,
             rows: int = 1) -> Work:
     """Characters per second of generate."""
     config = GenerateConfig(max_new_tokens=length, min_new_tokens=length)
-    ids = torch.full((rows, 1), EOS)
+    ids = torch.full((rows, 1), EOS, device=model.head.weight.device)
     return timed(rows * length, lambda: [
         *minigpt.generate(reader(model), ids, config)])
 
 
-def chain(shape: ModelConfig, length: int) -> Work:
+def chain(shape: ModelConfig, machine: minigpt.Machine, length: int) -> Work:
     """Characters per second if there were nothing but matrices and vectors."""
     C, inner = shape.d_model, shape.d_ff
     sizes = [(3 * C, C), (C, C), (inner, C), (C, inner)] * shape.n_layers
-    weights = [torch.rand(size) for size in sizes]
-    x = {C: torch.rand(1, 1, C), inner: torch.rand(1, 1, inner)}
+    rand = partial(torch.rand, device=machine.device, dtype=machine.dtype)
+    weights = [rand(size) for size in sizes]
+    x = {C: rand(1, 1, C), inner: rand(1, 1, inner)}
 
     @torch.inference_mode()
     def work() -> None:
@@ -192,25 +212,29 @@ def chain(shape: ModelConfig, length: int) -> Work:
     return timed(length, work)
 
 
-def decoding(shape: ModelConfig, length: int) -> dict[str, Work]:
+def decoding(shape: ModelConfig, machine: minigpt.Machine,
+             length: int) -> dict[str, Work]:
     """Characters per second of one text: ours, the peers', the chain."""
-    works = {"ours": writing(MiniGPT(shape), length)}
-    in_bfloat16(works, lambda: writing(MiniGPT(shape).to(torch.bfloat16), length))
-    for name, (_, _, write) in peers(shape).items():
+    place = machine.device, machine.dtype
+    works = {"ours": writing(MiniGPT(shape).to(*place), length)}
+    in_bfloat16(works, machine, lambda: writing(
+        MiniGPT(shape).to(machine.device, torch.bfloat16), length))
+    for name, (other, _, write) in peers(shape).items():
+        other.to(*place)
         works[name] = timed(length, partial(write, length))
-    return works | {"chain": chain(shape, length)}
+    return works | {"chain": chain(shape, machine, length)}
 
 
-def caching() -> dict[str, Work]:
+def caching(machine: minigpt.Machine) -> dict[str, Work]:
     """Characters per second of a text as long as the context."""
-    model = MiniGPT(FULL)
+    model = MiniGPT(FULL).to(machine.device, machine.dtype)
     return {"ours": writing(model, 512),
             "without the cache": writing(model, 512, minigpt.uncached)}
 
 
-def batching() -> dict[str, Work]:
+def batching(machine: minigpt.Machine) -> dict[str, Work]:
     """Characters per second of sixteen texts and of one."""
-    model = MiniGPT(LAPTOP)
+    model = MiniGPT(LAPTOP).to(machine.device, machine.dtype)
     return {"ours": writing(model, 100, rows=16), "one": writing(model, 100)}
 
 
@@ -223,23 +247,29 @@ def reading() -> dict[str, Work]:
             "decode": timed(len(text), lambda: tokenizer.decode(ids))}
 
 
-LINES: dict[str, list[tuple[str, Callable[[], dict[str, Work]]]]] = {
-    "step": [("a training step, full shape", lambda: training(FULL, 2)),
-             ("a training step, laptop shape", lambda: training(LAPTOP, 6))],
-    "decode": [("writing, full shape", lambda: decoding(FULL, 100))],
-    "small": [("writing, laptop shape", lambda: decoding(LAPTOP, 120))],
-    "cache": [("writing 512 characters, full shape", caching)],
-    "batch": [("sixteen texts, laptop shape", batching)],
-    "text": [("the tokenizer", reading)],
+LINES: dict[str, list[tuple[str, Make]]] = {
+    "step": [("a training step, full shape",
+              lambda machine, size: training(FULL, machine, size)),
+             ("a training step, laptop shape",
+              lambda machine, size: training(LAPTOP, machine, 3 * size))],
+    "decode": [("writing, full shape",
+                lambda machine, _: decoding(FULL, machine, 100))],
+    "small": [("writing, laptop shape",
+               lambda machine, _: decoding(LAPTOP, machine, 120))],
+    "cache": [("writing 512 characters, full shape",
+               lambda machine, _: caching(machine))],
+    "batch": [("sixteen texts, laptop shape",
+               lambda machine, _: batching(machine))],
+    "text": [("the tokenizer", lambda *_: reading())],
 }
 
 
-def measure(names: list[str], rounds: int) -> Iterator[dict]:
+def measure(names: list[str], rounds: int, *how) -> Iterator[dict]:
     """A record per line: its title, and each program's figures, by round."""
     for name in names:
         for title, make in LINES[name]:
             torch.manual_seed(0)
-            works = make()
+            works = make(*how)
             turns = [{n: work() for n, work in works.items()}
                      for _ in range(rounds)]
             yield {"title": title, "characters_per_second": {
@@ -274,17 +304,31 @@ def main(argv: list[str] | None = None) -> None:
                         help=f"{', '.join(LINES)}; all if there is none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--batch-size", type=int, default=2,
+                        help="windows in a step of the full shape")
     options = parser.parse_args(argv)
+    try:
+        place = minigpt.pick_machine(options.device, options.dtype)
+    except minigpt.MiniGPTError as error:
+        parser.error(str(error))
     for name in options.names:
         if name not in LINES:
             parser.error(f"there is no line {name}: choose of {', '.join(LINES)}")
-    machine = {"processor": processor(), "threads": torch.get_num_threads(),
+    gpu = torch.cuda.is_available() and place.device.type == "cuda"
+    machine = {"processor": processor(), "device": str(place), "threads": torch.get_num_threads(),
                "instructions": torch.backends.cpu.get_cpu_capability(),
                "torch": torch.__version__, "peers": versions()}
     print(f"characters per second, median of {options.rounds} rounds; {machine}")
     records = []
-    for record in measure(options.names or [*LINES], options.rounds):
+    for record in measure(options.names or [*LINES], options.rounds, place,
+                          options.batch_size):
         show(record)
+        if gpu:
+            record["bytes"] = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            print(f"  {record['bytes'] / 2**30:.2f} GiB at the peak, all of them")
         records.append(record)
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"machine": machine, "lines": records}, file, indent=1)
