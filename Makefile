@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite answers bench corpus portable book pages module clean
+.PHONY: all train generate test test-all bite answers bench corpus portable book pdf epub pages module clean
 
 all: train generate
 
@@ -37,6 +37,12 @@ pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
 
 book: .venv/book               ## the HTML book, in _build/html
 	$(BIN)/python book/build.py
+
+pdf: book .venv/browser         ## the book on paper: _build/minigpt.pdf
+	$(BIN)/python book/pdf.py
+
+epub: .venv/book               ## the book for a reader: _build/epub/MiniGPT.epub
+	$(BIN)/jupyter-book build . --builder custom --custom-builder epub --warningiserror
 
 portable: .venv/test .venv/book  ## do the pages hold on other machines? (SHIFTS=20)
 	$(BIN)/python tests/portable.py $(if $(SHIFTS),--shifts $(SHIFTS))

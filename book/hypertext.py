@@ -2,15 +2,12 @@
 
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
 of a companion say which of its lines); the directive `whole-program` shows the program, each part linked back to its cell;
-`every-name` lists the definitions; names in highlighted code link to where the
-book defines them, and those of PyTorch to its documentation.
+`every-name` lists the definitions. (What else links is the work of `links.py`.)
 """
 
 import ast
 import hashlib
-import re
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 import tangle
@@ -19,14 +16,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 PROGRAM_PAGE = "book/A2_program"
-TORCH_DOCS = "https://docs.pytorch.org/docs/2.8/"  # a version, whose pages stay
-TORCH_NAMES = Path(__file__).with_name("torch_names.txt")
-TORCH_ALIASES = {"F": "torch.nn.functional", "nn": "torch.nn", "torch": "torch"}
-BLOCK = re.compile(r'<div class="highlight">.*?</pre></div>', re.DOTALL)
-TOKENS = re.compile(
-    r'<span class="n[a-z]*">\w+</span>'
-    r'(?:<span class="o">\.</span><span class="n[a-z]*">\w+</span>)*')
-TAG = re.compile(r"<[^>]+>")
 
 
 class Book:
@@ -126,20 +115,25 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node.insert(0, label)
 
 
-def tell_time(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Say under the title how long a chapter takes, at 200 words a minute.
+def reading_minutes(doctree: nodes.document) -> int:
+    """How long a page takes, at 200 words a minute, to five minutes.
 
     A line of code counts as ten words; outputs do not count.
     """
-    if tangle.CHAPTER.fullmatch(Path(docname).name) is None:
-        return
     words = sum(10 * block.astext().count("\n") + 10
                 for block in doctree.findall(nodes.literal_block)
                 if "cell_input" in block.parent["classes"])
     words += sum(len(paragraph.astext().split())
                  for paragraph in doctree.findall(nodes.paragraph))
+    return max(5, round(words / 1000) * 5)
+
+
+def tell_time(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Say under the title how long a chapter takes."""
+    if tangle.CHAPTER.fullmatch(Path(docname).name) is None:
+        return
     title = next(doctree.findall(nodes.title))
-    text = f"{max(5, round(words / 1000) * 5)} minutes to read"
+    text = f"{reading_minutes(doctree)} minutes to read"
     title.parent.insert(1, nodes.paragraph("", text, classes=["minutes"]))
 
 
@@ -188,65 +182,7 @@ def resolve_links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for link in doctree.findall(nodes.reference):
         if "anchor" in link:
             there = app.builder.get_relative_uri(docname, link["page"])
-            link["refuri"] = f"{there}#{link['anchor']}"
-
-
-# --- names in code ---------------------------------------------------------
-
-
-def torch_names() -> dict[str, str]:
-    """The table of PyTorch's names that the book uses: name -> page."""
-    lines = TORCH_NAMES.read_text("utf-8").splitlines()
-    return dict(line.split() for line in lines if line and line[0] != "#")
-
-
-def own_names(page: Path) -> set[str]:
-    """What the untangled cells of a page bind: not the program's names there."""
-    names = set()
-    for cell in tangle.cells(page):
-        if "tangle" not in cell.tags:
-            for node in ast.walk(ast.parse(cell.source)):
-                if not isinstance(node, (ast.Import, ast.ImportFrom, ast.alias)):
-                    names |= {name for name, _ in tangle.bindings(node)}
-                if isinstance(node, ast.arg):
-                    names.add(node.arg)
-    return names
-
-
-def link_names(app: Sphinx, pagename: str, template: str, context: dict,
-               doctree) -> None:
-    """Link the names in a page's highlighted code."""
-    body = context.get("body")
-    if not body or app.builder.format != "html":
-        return
-    page = tangle.TOC.parent / f"{pagename}.md"
-    local = own_names(page) if page.exists() else set()
-    home = app.book.homes(page)
-
-    def address(words: list[str]) -> str | None:
-        """Where a dotted name is explained."""
-        if words[0] in TORCH_ALIASES:
-            full = ".".join([TORCH_ALIASES[words[0]], *words[1:]])
-            there = app.torch_names.get(full)
-            return there and TORCH_DOCS + there
-        if words[0] in home and words[0] not in local:
-            target = page_name(home[words[0]][0])
-            there = app.builder.get_relative_uri(pagename, target)
-            return f"{there}#def-{words[0]}"
-        return None
-
-    def link(match: re.Match[str]) -> str:
-        words = TAG.sub("", match[0]).split(".")
-        there = address(words)
-        if there is None:
-            return match[0]
-        if words[0] not in TORCH_ALIASES and len(words) > 1:
-            first, dot, rest = match[0].partition('<span class="o">.')
-            return f'<a class="name" href="{escape(there)}">{first}</a>{dot}{rest}'
-        return f'<a class="name" href="{escape(there)}">{match[0]}</a>'
-
-    context["body"] = BLOCK.sub(
-        lambda block: TOKENS.sub(link, block[0]), body)
+            link["refuri"] = f"{there}#{link['anchor']}".removesuffix("#")
 
 
 # --- what other extensions leave to mend -----------------------------------
@@ -278,7 +214,7 @@ def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict,
 
 
 def setup(app: Sphinx) -> dict:
-    app.book, app.torch_names = Book(), torch_names()
+    app.book = Book()
     app.add_directive("whole-program", ProgramDirective)
     app.add_directive("every-name", NamesDirective)
     app.connect("env-get-outdated", outdated)
@@ -286,7 +222,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)
     app.connect("doctree-resolved", tell_time)
-    app.connect("html-page-context", link_names)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True}

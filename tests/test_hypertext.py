@@ -16,6 +16,8 @@ import minigpt
 hypertext = pytest.importorskip(
     "hypertext", reason="needs what builds the book: make .venv/book")
 
+import links  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = hypertext.Book()
 PAGES = tangle.pages()
@@ -59,30 +61,15 @@ def test_each_definition_has_a_home_in_a_chapter():
         assert name in source and page in PAGES
 
 
-def used_torch_names() -> set[str]:
-    """The dotted names under torch, nn and F in the tangled cells."""
-    names = set()
-    for cell in BOOK.program.cells:
-        for node in ast.walk(ast.parse(cell.source)):
-            words = []
-            while isinstance(node, ast.Attribute):
-                words.insert(0, node.attr)
-                node = node.value
-            if words and isinstance(node, ast.Name) and (
-                    node.id in hypertext.TORCH_ALIASES):
-                names.add(".".join([hypertext.TORCH_ALIASES[node.id], *words]))
-    return names
-
-
-def test_the_table_of_pytorch_names_covers_the_program():
-    table = hypertext.torch_names()
+def test_the_table_of_pytorch_names_covers_the_book():
+    table = links.torch_names()
     for name in table:
         value = torch
         for word in name.split(".")[1:]:
             value = getattr(value, word)
-    partial = {name for name in used_torch_names()
-               if any(known.startswith(name + ".") for known in table)}
-    assert used_torch_names() - partial - {"torch.__version__"} <= table.keys()
+    assert [*table] == sorted(table)
+    assert [(page.stem, *found) for page in PAGES
+            for found in links.unlinked(page, table)] == []
 
 
 # --- identifiers in the prose ----------------------------------------------

@@ -4,6 +4,8 @@ Looks at _build/html (`make book` first) with Chromium. Without either the
 tests are skipped, unless REQUIRE_BROWSER is set, as it is in CI.
 """
 
+import ast
+import gzip
 import os
 import re
 import shutil
@@ -18,11 +20,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 MODES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390)}
-MATHS = """async () => {
-    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-    return [...document.querySelectorAll('.math')]
-        .filter(e => !e.querySelector('mjx-container')).length;
-}"""
+MATHS = """[...document.querySelectorAll('math')].filter(
+    e => e.closest('details:not([open])') === null && e.getBoundingClientRect().height < 4
+).length"""
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
@@ -85,7 +85,8 @@ def test_no_link_within_the_book_is_broken():
             parts = urlsplit(link.replace("&amp;", "&"))
             if parts.scheme or link.startswith("//"):
                 continue
-            there = (path.parent / unquote(parts.path)).resolve()
+            place = HTML if link.startswith("/") else path.parent  # the site's root
+            there = (place / unquote(parts.path).lstrip("/")).resolve()
             there = there if parts.path else path
             if not there.exists():
                 broken.append((path.name, link))
@@ -93,3 +94,119 @@ def test_no_link_within_the_book_is_broken():
                     unquote(parts.fragment) not in ID.findall(pages[there])):
                 broken.append((path.name, link))
     assert broken == []
+
+
+# --- hypertext, weight, keyboard -------------------------------------------
+
+CARD = "document.querySelector('#name-card')"
+ASSETS = re.compile(r"\.(png|svg|jpe?g|ipynb|zip)$")
+
+
+def code_of(path: Path) -> str:
+    """The highlighted code of a built page, as HTML."""
+    return "".join(re.findall(r'<div class="highlight">.*?</pre></div>',
+                              path.read_text("utf-8"), re.DOTALL))
+
+
+def test_every_name_that_a_page_imports_is_a_link_wherever_code_uses_it():
+    tangle = pytest.importorskip("tangle")
+    linked, bare = 0, []
+    for page in tangle.pages():
+        names = {alias.name for cell in tangle.cells(page)
+                 for node in ast.walk(ast.parse(cell.source))
+                 if isinstance(node, ast.ImportFrom) and node.module == "minigpt"
+                 for alias in node.names}
+        html = HTML / "book" / f"{page.stem}.html"
+        for name in names if html.exists() else ():
+            token = rf'<span class="n[a-z]*">{name}</span>'
+            free = rf'(?<!<span class="o">\.</span>)(?<!">){token}(?!<span class="o">=</span>)'
+            linked += len(re.findall(rf'<a class="name"[^>]*>{token}', code_of(html)))
+            bare += [(page.stem, name)] * len(re.findall(free, code_of(html)))
+    assert linked >= 499
+    assert bare == []
+
+
+def test_a_card_shows_what_a_name_is_and_escape_closes_it(chromium):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(address(ROOT / "book" / "13_run.md"))
+        link = tab.locator("a.name[href$='#def-training_step']:visible").first
+        link.scroll_into_view_if_needed()
+        link.focus()
+        assert tab.evaluate(f"{CARD}.innerText").startswith("def training_step(model")
+        assert link.get_attribute("aria-describedby") == "name-card"
+        tab.keyboard.press("Escape")
+        assert tab.evaluate(f"{CARD}.hidden")
+        link.hover()
+        tab.wait_for_function(f"!{CARD}.hidden")
+    finally:
+        tab.close()
+
+
+def test_terms_references_and_names_in_prose_are_links():
+    page = (HTML / "book" / "11_learning.html").read_text("utf-8")
+    assert page.count('class="term reference internal"') >= 5
+    assert re.search(r'<a class="name reference internal"[^>]*><code', page)
+    listed = (HTML / "book" / "A4_references.html").read_text("utf-8")
+    labels = re.findall(r'fn-bracket">\[</span>(.*?)<', listed)
+    assert labels == sorted(labels, key=str.lower) and len(labels) > 20
+    assert listed.count("Cited in") == len(labels)
+
+
+def weights(chromium, pages: list[str]) -> list[int]:
+    """Compressed bytes that each of these pages asks for and none before it did."""
+    tab, seen, sizes = chromium.new_page(), set(), []
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    for page in pages:
+        asked.clear()
+        tab.goto((HTML / "book" / f"{page}.html").as_uri(), wait_until="networkidle")
+        files = {unquote(urlsplit(url).path) for url in asked} - seen
+        seen |= files
+        sizes.append(sum(
+            len(data) if name.endswith(".woff2") else len(gzip.compress(data))
+            for name in files if not ASSETS.search(name)
+            for data in [figures_out(Path(name).read_bytes())]))
+    tab.close()
+    return sizes
+
+
+def figures_out(data: bytes) -> bytes:
+    """A file without the figures that are drawn in it."""
+    return re.sub(rb'<svg.*?</svg>', b"", data, flags=re.DOTALL)
+
+
+def test_a_first_visit_and_a_further_page_are_light(chromium):
+    first, *others = weights(chromium, ["index", *[
+        page.stem for page in PAGES if page.stem != "index"]])
+    assert first <= 400_000, first
+    heaviest = max(others)
+    assert heaviest <= 80_000, heaviest
+
+
+def test_the_keyboard_sees_where_it_is_and_formulas_are_no_stops(chromium):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(address(ROOT / "book" / "05_attention.md"))
+        assert tab.evaluate("document.querySelectorAll('math[tabindex]').length") == 0
+        for _ in range(40):
+            tab.keyboard.press("Tab")
+            seen = tab.evaluate("""() => {
+                const e = document.activeElement, s = getComputedStyle(e);
+                return e === document.body || parseFloat(s.outlineWidth) >= 2
+                    || s.boxShadow != 'none' ? '' : e.outerHTML.slice(0, 200);
+            }""")
+            assert seen == ""
+    finally:
+        tab.close()
+
+
+def test_the_site_offers_the_program_and_says_when_a_page_is_missing():
+    assert (HTML / "take" / "minigpt.py").read_bytes() == (ROOT / "minigpt.py").read_bytes()
+    assert (HTML / "take" / "minigpt.zip").stat().st_size > 10**7
+    assert "not in the book" in (HTML / "404.html").read_text("utf-8")
+    for page in PAGES:
+        text = (HTML / "book" / f"{page.stem}.html").read_text("utf-8")
+        assert len(re.findall('<meta name="description" content="[^"]{20,}"', text)) == 1
+        assert len(re.findall('<meta property="og:title" content="[^"]+"', text)) == 1
+        assert "fontawesome.js" not in text and "MathJax" not in text

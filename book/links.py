@@ -1,0 +1,336 @@
+"""A Sphinx extension: names, terms and references lead to where they are explained.
+
+Names in highlighted code and in inline code link to the cell that defines them, and
+carry a card with signature and docstring (shown by `_static/cards.js`); those of PyTorch
+link to its documentation. A term of the glossary links at its first use on a page, from
+the chapter on that explains it. Each reference says which chapters cite it.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from html import escape, unescape
+from importlib import metadata
+from pathlib import Path
+
+import tangle
+from docutils import nodes
+from pybtex.plugin import register_plugin
+from pybtex.richtext import Text
+from pybtex.style.formatting.unsrt import Style
+from pybtex.style.labels import BaseLabelStyle as LabelStyle
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+VERSION = ".".join(metadata.version("torch").split(".")[:2])
+TORCH_DOCS = f"https://docs.pytorch.org/docs/{VERSION}/"  # of the version in use
+TORCH_NAMES = Path(__file__).with_name("torch_names.txt")
+TORCH_ALIASES = {"F": "torch.nn.functional", "nn": "torch.nn", "torch": "torch"}
+NO_PAGE = {"torch.__version__"}  # names of PyTorch that have none
+GLOSSARY, REFERENCES = "book/A1_notation", "book/A4_references"
+BLOCK = re.compile(r'<div class="highlight">.*?</pre></div>', re.DOTALL)
+TOKENS = re.compile(  # a dotted name, but no attribute of a call and no keyword
+    r'(?<!<span class="o">\.</span>)<span class="n[a-z]*">\w+</span>'
+    r'(?:<span class="o">\.</span><span class="n[a-z]*">\w+</span>)*'
+    r'(?!<span class="o">=</span>)')
+TAG = re.compile(r"<[^>]+>")
+NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
+Local = set[str]  # names that are not the program's in some place
+log = logging.getLogger(__name__)
+
+
+# --- names -----------------------------------------------------------------
+
+
+def torch_names() -> dict[str, str]:
+    """The table of PyTorch's names that the book uses: name -> page."""
+    lines = TORCH_NAMES.read_text("utf-8").splitlines()
+    return dict(line.split() for line in lines if line and line[0] != "#")
+
+
+def of_torch(node: ast.AST) -> str | None:
+    """The full name of `F.gelu` and the like."""
+    words = []
+    while isinstance(node, ast.Attribute):
+        words.insert(0, node.attr)
+        node = node.value
+    if words and isinstance(node, ast.Name) and node.id in TORCH_ALIASES:
+        return ".".join([TORCH_ALIASES[node.id], *words])
+    return None
+
+
+def unlinked(page: Path, table: dict[str, str]) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) for each name of PyTorch on a page that has no address."""
+    for cell in tangle.cells(page):
+        tree = ast.parse(cell.source)
+        inner = {node.value for node in ast.walk(tree)
+                 if isinstance(node, ast.Attribute)}
+        for node in set(ast.walk(tree)) - inner:
+            name = of_torch(node)
+            if name and name not in NO_PAGE and not known(name, table):
+                yield cell.line + node.lineno - 1, name
+
+
+def known(name: str, table: dict[str, str]) -> str | None:
+    """The longest name in the table that is this one or leads to it."""
+    words = name.split(".")
+    names = (".".join(words[:n]) for n in range(len(words), 1, -1))
+    return next((name for name in names if name in table), None)
+
+
+def bound(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a node binds, imports apart."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+    elif isinstance(node, ast.arg):
+        yield node.arg
+
+
+def own_names(page: Path) -> Local:
+    """What the untangled cells of a page define, unless it imports or tangles it."""
+    names, program = set(), set()
+    for cell in tangle.cells(page):
+        tree = ast.parse(cell.source)
+        if "tangle" in cell.tags:
+            program |= {name for name, _ in tangle.bindings(tree)}
+            continue
+        for node in ast.walk(tree):
+            names |= {*bound(node)}
+            if isinstance(node, ast.ImportFrom) and node.module == "minigpt":
+                program |= {alias.name for alias in node.names}
+    return names - program
+
+
+def locals_of(source: str) -> Local:
+    """The parameters and local variables of the functions in some code."""
+    names = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.Lambda):
+            inside = list(ast.walk(function))[1:]
+            shared = {name for node in inside if isinstance(node, ast.Global)
+                      for name in node.names}
+            names |= {name for node in inside for name in bound(node)} - shared
+    return names
+
+
+def signature(node: ast.AST, source: str) -> str:
+    """The first line of a definition, or its lines up to the colon."""
+    lines = source.split("\n")
+    last = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno
+    head = " ".join(line.strip() for line in lines[node.lineno - 1:last])
+    return head.replace("( ", "(") if len(head) < 200 else head[:199] + "…"
+
+
+def cards(parts) -> dict[str, tuple[str, str]]:
+    """Signature and first paragraph of the docstring of each definition."""
+    found = {}
+    for *_, cell in parts:
+        for node in ast.parse(cell.source).body:
+            has_text = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            told = (ast.get_docstring(node) or "") if has_text else ""
+            for name, _ in tangle.bindings(node):
+                found[name] = (signature(node, cell.source), told.split("\n\n")[0])
+    return found
+
+
+class Addresses:
+    """Where a name that stands on a page is explained."""
+
+    def __init__(self, app: Sphinx, docname: str):
+        page = tangle.TOC.parent / f"{docname}.md"
+        self.app, self.docname = app, docname
+        self.home = app.book.homes(page)
+        self.local = own_names(page) if page.exists() else set()
+
+    def find(self, name: str, local: Local = frozenset()) -> tuple[str, str] | None:
+        """(class, address) of a dotted name, or None."""
+        words = name.split(".")
+        if words[0] in TORCH_ALIASES:
+            full = ".".join([TORCH_ALIASES[words[0]], *words[1:]])
+            there = known(full, self.app.torch_names)
+            return there and ("name torch", TORCH_DOCS + self.app.torch_names[there])
+        if words[0] == "minigpt" and len(words) > 1:
+            words, local = words[1:], set()
+        elif words[0] in self.local | local:
+            return None
+        if words[0] not in self.home:
+            return None
+        target = self.home[words[0]][0]
+        there = self.app.builder.get_relative_uri(
+            self.docname, f"{target.parent.name}/{target.stem}")
+        return "name", f"{there}#def-{words[0]}"
+
+
+def link_code(app: Sphinx, pagename: str, template: str, context: dict,
+              doctree) -> None:
+    """Link the names in a page's highlighted code."""
+    if not context.get("body") or app.builder.format != "html":
+        return
+    addresses = Addresses(app, pagename)
+    inner = {cell.source.strip(): locals_of(cell.source)
+             for page in tangle.pages() for cell in tangle.cells(page)}
+
+    def block(match: re.Match[str]) -> str:
+        text = unescape(TAG.sub("", match[0])).strip()
+        local = inner.get(text, set())
+
+        seen = set()
+
+        def link(match: re.Match[str]) -> str:
+            name = TAG.sub("", match[0])
+            found = addresses.find(name, local)
+            if found is None:
+                return match[0]
+            first, dot, rest = match[0], "", ""
+            if name.split(".")[0] not in (*TORCH_ALIASES, "minigpt"):
+                first, dot, rest = match[0].partition('<span class="o">.')
+            stop = ' tabindex="-1"' if found in seen else ""  # once is enough
+            seen.add(found)
+            return (f'<a class="{found[0]}" href="{escape(found[1])}"{stop}>{first}</a>'
+                    f'{dot}{rest}')
+
+        return TOKENS.sub(link, match[0])
+
+    context["body"] = BLOCK.sub(block, context["body"])
+
+
+def link_inline(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Link the names in the prose's inline code."""
+    if app.builder.format != "html":
+        return
+    addresses = Addresses(app, docname)
+    for literal in list(doctree.findall(nodes.literal)):
+        text = literal.astext()
+        if NAME.fullmatch(text) and not enclosed(literal):
+            found = addresses.find(text.removesuffix("()"))
+            if found:
+                literal.replace_self(nodes.reference(
+                    "", "", literal.deepcopy(), refuri=found[1], internal=True,
+                    classes=found[0].split()))
+
+
+def enclosed(node: nodes.Node) -> bool:
+    """Whether a node stands in a link, a heading or a caption of its own."""
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, nodes.reference | nodes.title | nodes.rubric):
+            return True
+    return False
+
+
+def warn_unlinked(app: Sphinx, env) -> None:
+    """A name of PyTorch without an address, or a page that no list has, is a fault."""
+    for page in tangle.pages():
+        for line, name in unlinked(page, app.torch_names):
+            log.warning(f"{name} has no address in {TORCH_NAMES.name}",
+                        location=(str(page), line))
+    for page in {*Path(__file__).parent.glob("*.md")} - {*tangle.pages()}:
+        log.warning(f"not in {tangle.TOC.name}", location=(str(page), 1))
+
+
+def write_cards(app: Sphinx) -> None:
+    """Write the cards' texts to a script, which a page reads from any place."""
+    if app.builder.format == "html":
+        parts = [*app.book.parts, *sum(app.book.companions.values(), [])]
+        file = Path(app.outdir, "_static", "names.js")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"const NAMES = {json.dumps(cards(parts))};\n", "utf-8")
+
+
+# --- terms and references --------------------------------------------------
+
+
+def terms(app: Sphinx) -> dict[str, tuple[int, str]]:
+    """The terms of the glossary: from which chapter on they link, and their id."""
+    doctree, found = app.env.get_doctree(GLOSSARY), {}
+    for item in doctree.findall(nodes.definition_list_item):
+        term = next(item.findall(nodes.term))
+        numbers = re.findall(r"hapters? (\d+)", item.astext())
+        found[term.astext()] = (int(numbers[0]) if numbers else 1, term["ids"][0])
+    return found
+
+
+def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Link each term of the glossary where a page uses it first."""
+    chapter = tangle.CHAPTER.fullmatch(Path(docname).name)
+    if chapter is None or app.builder.format != "html":
+        return
+    there = app.builder.get_relative_uri(docname, GLOSSARY)
+    wanted = {term: id_ for term, (first, id_) in app.terms.items()
+              if first <= int(chapter[1])}
+    for text in list(doctree.findall(nodes.Text)):
+        if not wanted:
+            return
+        if not isinstance(text.parent, nodes.paragraph) or enclosed(text):
+            continue
+        words = "|".join(sorted(map(re.escape, wanted), key=len, reverse=True))
+        match = re.search(rf"(?<![\w-])({words})(?![\w-])", text)
+        if match:
+            link = nodes.reference(
+                "", match[1], refuri=f"{there}#{wanted.pop(match[1])}",
+                internal=True, classes=["term"])
+            text.parent.replace(text, [nodes.Text(text[:match.start()]), link,
+                                       nodes.Text(text[match.end():])])
+
+
+def read_terms(app: Sphinx, env) -> None:
+    app.terms = terms(app)
+
+
+def cited_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """After each reference, link the chapters that cite it."""
+    if docname != REFERENCES:
+        return
+    domain = app.env.get_domain("cite")
+    keys = {citation.citation_id: citation.key for citation in domain.citations}
+    for node in doctree.findall(nodes.citation):
+        key = next(keys[id_] for id_ in node["ids"] if id_ in keys)
+        places = {ref.docname: ref.citation_ref_id for ref in reversed(domain.citation_refs)
+                  if key in {target.key for target in ref.targets}}
+        line = nodes.inline("", " Cited in ", classes=["cited"])
+        for n, (page, id_) in enumerate(sorted(places.items())):
+            number = tangle.CHAPTER.fullmatch(Path(page).name)
+            title = f"chapter {int(number[1])}" if number else "the appendix"
+            there = app.builder.get_relative_uri(docname, page)
+            line += [nodes.Text(", " * (n > 0)), nodes.reference(
+                "", title, refuri=f"{there}#{id_}", internal=True)]
+        if places:
+            node[-1] += [line, nodes.Text(".")]
+
+
+class AuthorYear(LabelStyle):
+    """Labels of references as the text cites them: Vaswani et al., 2017."""
+
+    def format_labels(self, entries) -> Iterator[str]:
+        for entry in entries:
+            names = [" ".join(person.prelast_names + person.last_names)
+                     for person in entry.persons["author"]]
+            names = [str(Text.from_latex(name)) for name in names]
+            several = len(entry.persons["author"]) > 2
+            told = f"{names[0]} et al." if several else " and ".join(names)
+            yield f"{told}, {entry.fields['year']}"
+
+
+class ByAuthor(Style):
+    """The list of references, in the order of authors and years."""
+
+    default_label_style, default_sorting_style = AuthorYear, "author_year_title"
+
+
+def setup(app: Sphinx) -> dict:
+    register_plugin("pybtex.style.formatting", "by_author", ByAuthor)
+    app.torch_names = torch_names()
+    app.add_js_file("names.js", loading_method="defer")
+    app.add_js_file("cards.js", loading_method="defer")
+    app.add_js_file("scroll.js", loading_method="defer")
+    app.connect("builder-inited", write_cards)
+    app.connect("env-check-consistency", warn_unlinked)
+    app.connect("env-updated", read_terms)
+    app.connect("doctree-resolved", link_inline)
+    app.connect("doctree-resolved", link_terms)
+    app.connect("doctree-resolved", cited_by)
+    app.connect("html-page-context", link_code)
+    return {"version": "1", "parallel_read_safe": True}

@@ -1,0 +1,207 @@
+"""A Sphinx extension: what the site offers beside its pages.
+
+In the folder `take` of the site lie `minigpt.py`, `minigpt.zip` (the program, its corpus
+and model, the chapters as they were written and as notebooks), and for each chapter its
+notebook and the program as it stands after it. Every page gets a description and a title
+for whoever links to it; a page that is not there says so; the footer tells version and
+licence. The directive `chapter-cards` is the table of contents of the first page.
+"""
+
+import io
+import re
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jupytext
+import nbformat
+import tangle
+from docutils import nodes
+from hypertext import page_name, reading_minutes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = tangle.TOC.parent
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+ZIP = """minigpt.py README.md LICENSE Makefile pyproject.toml constraints.txt _toc.yml
+    _config.yml data/*.py data/python-stdlib.* checkpoints/pretrained.safetensors
+    checkpoints/CARD.md checkpoints/convert.py book/*.md book/*.py book/*.txt book/*.bib
+    book/_static/**/* book/_templates/**/* book/runs/**/* tests/**/*""".split()
+TITLE = "MiniGPT: how a language model works, as a program that you read"
+FOOTER = ('MiniGPT {}, text and code under the <a href="{{}}take/LICENSE">MIT licence</a>. '
+          '<a href="{{}}take/minigpt.zip">Source</a> of the book and the program.'
+          ).format(VERSION)
+FETCH = '''\
+# Finds the program: beside this notebook, in the folder above, or in minigpt.zip.
+import os, sys, urllib.request, zipfile
+
+BASE = "{base}"  # where the book is on the web, if anywhere
+if not os.path.exists("figures.py"):
+    if not os.path.exists("minigpt.zip"):
+        if not BASE:
+            raise SystemExit("put minigpt.zip, from the first page of the book, beside "
+                             "this notebook (in Colab: into the panel Files)")
+        urllib.request.urlretrieve(BASE + "take/minigpt.zip", "minigpt.zip")
+    zipfile.ZipFile("minigpt.zip").extractall()
+    os.chdir("minigpt/book")
+sys.path[:0] = ["..", "."]'''
+LOST = """<!doctype html><html lang="en"><meta charset="utf-8"><title>No such page</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>body {{ font: 1.1rem/1.6 serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #121212; color: #ddd }}
+a {{ color: #9cf }} }}</style>
+<h1>This page is not in the book</h1>
+<p>It may have had this address once. <a href="{0}book/index.html">The first page</a> lists all
+chapters, and <a href="{0}search.html">the search</a> looks into them.</p></html>
+"""
+
+
+# --- what one takes along --------------------------------------------------
+
+
+def prose(text: str) -> str:
+    """A page's Markdown as any notebook shows it: MyST's own signs become plain."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^(:::+|```+)\s*{(\w[\w-]*)}\s*(.*)$", block_title, text, flags=re.M)
+    text = re.sub(r"^:(label|class|nonumber|hidden|style)\S*:?.*$\n?", "", text, flags=re.M)
+    text = re.sub(r"^:::+\s*$\n?", "", text, flags=re.M)
+    text = re.sub(r"{cite:\w+}`([a-z]+)(\d+)\w*`",
+                  lambda m: f"({m[1].title()}, {m[2]})", text)
+    return re.sub(r"{\w[\w:-]*}`([^`<]+?)(?:\s*<[^`]+>)?`", r"\1", text)
+
+
+def block_title(match: re.Match[str]) -> str:
+    """The first line of a directive, as a heading in bold."""
+    kind, title = match[2].replace("-", " "), match[3].strip()
+    named = title if kind == "admonition" else f"{kind.capitalize()}: {title}".rstrip(": ")
+    return f"**{named}**\n"
+
+
+def notebook(page: Path, base: str) -> str:
+    """A chapter as a notebook that finds the program, without outputs."""
+    book = jupytext.read(page)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = prose(cell.source)
+        cell.metadata = nbformat.NotebookNode(tags=cell.metadata.get("tags", []))
+    book.cells.insert(0, nbformat.v4.new_code_cell(FETCH.format(base=base)))
+    for number, cell in enumerate(book.cells):
+        cell.id = f"cell-{number}"  # the same page, the same bytes
+    book.metadata = nbformat.NotebookNode(kernelspec={
+        "name": "python3", "display_name": "Python 3", "language": "python"})
+    return nbformat.writes(nbformat.from_dict(book), version=4)
+
+
+def archive(base: str) -> bytes:
+    """The zip: all that the book and the program are made of, and the notebooks."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted({path for pattern in ZIP for path in ROOT.glob(pattern)}):
+            if path.is_file() and "__pycache__" not in path.parts:
+                name = f"minigpt/{path.relative_to(ROOT).as_posix()}"
+                file.writestr(zipfile.ZipInfo(name), path.read_bytes(),
+                              zipfile.ZIP_DEFLATED)
+        for page in chapters():
+            file.writestr(zipfile.ZipInfo(f"minigpt/book/{page.stem}.ipynb"),
+                          notebook(page, base), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def chapters() -> list[Path]:
+    """The pages that are chapters, in reading order."""
+    return [page for page in tangle.pages() if tangle.CHAPTER.fullmatch(page.stem)]
+
+
+def write_downloads(app: Sphinx) -> None:
+    """Fill the folder `take` of the site."""
+    if app.builder.format != "html" or app.builder.name == "epub":
+        return
+    base, folder = app.config.html_baseurl, Path(app.outdir, "take")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "minigpt.zip").write_bytes(archive(base))
+    for name in ("minigpt.py", "LICENSE"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    for page in chapters():
+        (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
+        program = tangle.tangle(tangle.until(tangle.pages(), page.stem))
+        (folder / f"minigpt_{page.stem[:2]}.py").write_text(program.text, "utf-8")
+    Path(app.outdir, "404.html").write_text(LOST.format(base or "/"), "utf-8")
+
+
+def offer(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Under the title of a chapter: its notebook, and the program after it."""
+    name = Path(docname).name
+    if tangle.CHAPTER.fullmatch(name) is None or app.builder.name != "html":
+        return
+    up = "../" * docname.count("/")
+    line = next(node for node in doctree.findall(nodes.paragraph)
+                if "minutes" in node["classes"])
+    for words, file in (("this chapter as a notebook", f"{name}.ipynb"),
+                        ("the program as it stands after it", f"minigpt_{name[:2]}.py")):
+        line += [nodes.Text(" · "), nodes.raw(
+            "", f'<a href="{up}take/{file}" download>{words}</a>', format="html")]
+
+
+# --- the first page --------------------------------------------------------
+
+
+class CardsDirective(SphinxDirective):
+    """A card for each chapter: number, title, minutes, and what one builds in it.
+
+    Its lines say the last: `07 the block`.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        told = dict(line.split(maxsplit=1) for line in self.content)
+        pages = {page.stem[:2]: page for page in chapters()}
+        if told.keys() != pages.keys():
+            raise self.error(f"a line for each chapter: {', '.join(pages)}")
+        cards = nodes.bullet_list(classes=["cards"])
+        for number, page in pages.items():
+            link = nodes.reference("", f"{int(number)}. {tangle.title(page)[0]}",
+                                   internal=True, page=page_name(page), anchor="")
+            minutes = nodes.inline("", "", page=page_name(page), classes=["minutes"])
+            cards += nodes.list_item("", nodes.paragraph("", "", link), nodes.paragraph(
+                "", told[number]), nodes.paragraph("", "", minutes))
+        return [cards]
+
+
+def fill_cards(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Write the minutes of each chapter on its card."""
+    for node in doctree.findall(nodes.inline):
+        if "page" in node:
+            minutes = reading_minutes(app.env.get_doctree(node["page"]))
+            node += nodes.Text(f"{minutes} minutes")
+
+
+# --- what others see of a page ---------------------------------------------
+
+
+def describe(app: Sphinx, pagename: str, template: str, context: dict,
+             doctree: nodes.document | None) -> None:
+    """Title, description and addresses of a page, and its footer."""
+    first = pagename == app.config.root_doc
+    paragraphs: Iterator = iter(()) if doctree is None else (
+        node.astext() for node in doctree.findall(nodes.paragraph)
+        if isinstance(node.parent, nodes.section) and len(node.astext()) > 60
+        and "minutes" not in node["classes"])
+    text = " ".join(next(paragraphs, TITLE).split())
+    context["description"] = text if len(text) < 200 else text[:197].rsplit(" ", 1)[0] + " …"
+    title = re.sub(r"<[^>]+>", "", context.get("title") or "")
+    context["full_title"] = TITLE if first else f"{title} — MiniGPT"
+    base, up = app.config.html_baseurl, "../" * pagename.count("/")
+    context["address"] = base and f"{base}{pagename}.html"
+    context["picture"] = base and f"{base}_static/at-work.png"
+    context["theme_extra_footer"] = f"<p>{FOOTER.format(up, up)}</p>"
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("chapter-cards", CardsDirective)
+    app.connect("builder-inited", write_downloads)
+    app.connect("doctree-resolved", fill_cards)
+    app.connect("doctree-resolved", offer, priority=600)  # after the minutes
+    app.connect("html-page-context", describe, priority=800)
+    return {"version": "1", "parallel_read_safe": True}

@@ -1,0 +1,133 @@
+"""What the site offers beside its pages: downloads, notebooks, descriptions, formulas."""
+
+import ast
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import tangle
+
+website = pytest.importorskip(
+    "website", reason="needs what builds the book: make .venv/book")
+
+import links  # noqa: E402
+import mathematics  # noqa: E402
+from docutils import nodes  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = website.chapters()
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The zip, unpacked into an empty folder."""
+    folder = tmp_path_factory.mktemp("empty")
+    zipfile.ZipFile(io.BytesIO(website.archive(""))).extractall(folder)
+    return folder / "minigpt"
+
+
+def test_the_zip_has_all_that_the_program_and_the_book_need(unpacked):
+    for name in ("minigpt.py", "LICENSE", "data/python-stdlib.tar.xz", "Makefile",
+                 "checkpoints/pretrained.safetensors", "book/figures.py",
+                 "book/_static/fonts/source-serif.LICENSE", "tests/bench/gpu.sh"):
+        assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
+    assert len(list(unpacked.glob("book/*.ipynb"))) == len(CHAPTERS)
+    assert not list(unpacked.rglob("__pycache__"))
+
+
+def test_the_same_book_gives_the_same_zip():
+    assert website.archive("") == website.archive("")
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
+    cells = json.loads(website.notebook(page, "https://example.org/"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert 'BASE = "https://example.org/"' in code[0]
+    assert [text.strip() for text in code[1:]] == [
+        cell.source.strip() for cell in tangle.cells(page)]
+    text = "\n".join("".join(cell["source"]) for cell in cells
+                     if cell["cell_type"] == "markdown")
+    assert re.findall(r"{[a-z:]+}`|^:::.*|^```{.*", text, re.M) == []
+
+
+@pytest.mark.parametrize("stem", ["02_tokenizer", "06_heads", "12_checkpoints"])
+@pytest.mark.slow
+def test_a_notebook_runs_in_an_empty_folder_beside_the_zip(stem, tmp_path):
+    page = next(page for page in CHAPTERS if page.stem == stem)
+    (tmp_path / "minigpt.zip").write_bytes(website.archive(""))
+    (tmp_path / "page.ipynb").write_text(website.notebook(page, ""), "utf-8")
+    code = ("import nbclient, nbformat; book = nbformat.read('page.ipynb', 4); "
+            "nbclient.NotebookClient(book, timeout=600).execute(); "
+            "import sys; print('minigpt' in sys.modules)")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "minigpt" / "minigpt.py").exists()
+
+
+def test_without_the_zip_a_notebook_says_what_is_missing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", website.FETCH.format(base="")],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "put minigpt.zip" in done.stderr
+
+
+def test_a_card_tells_the_signature_and_what_it_is_for():
+    book = links.cards(tangle_parts())
+    signature, text = book["cross_entropy"]
+    assert signature.startswith("def cross_entropy(logits: Tensor, targets: Tensor")
+    assert text and "\n\n" not in text
+    assert book["EOS"][0].count("\n") == 0
+
+
+def tangle_parts():
+    import hypertext
+
+    return hypertext.Book().parts
+
+
+@pytest.mark.parametrize("source, own", [
+    ("def f(write):\n    rows = write\n", {"write", "rows"}),
+    ("def f():\n    global RANK\n    RANK = 1\n", set()),
+    ("train = 1\n", set())])
+def test_parameters_and_local_variables_are_not_the_program_s(source, own):
+    assert links.locals_of(source) == own
+
+
+def test_what_a_page_imports_is_the_program_s_though_a_solution_redefines_it(tmp_path):
+    page = tmp_path / "01_a.md"
+    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
+                    "# A\n\n```{code-cell} python\nfrom minigpt import Block\n"
+                    "naive = 1\n```\n\n```{code-cell} python\nclass Block: pass\n```\n")
+    assert links.own_names(page) == {"naive"}
+
+
+@pytest.mark.parametrize("code, found", [
+    ("torch.nope(1)", [(7, "torch.nope")]), ("F.gelu(x)", []),
+    ("x.torch.nope", []), ("torch.cuda.is_available()", [])])
+def test_a_name_of_pytorch_without_an_address_is_found(tmp_path, code, found):
+    page = tmp_path / "01_a.md"
+    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
+                    f"# A\n\n```{{code-cell}} python\n{code}\n```\n")
+    assert [*links.unlinked(page, links.torch_names())] == [
+        (line, name) for line, name in found]
+
+
+def test_a_formula_becomes_mathml_with_its_source():
+    text = mathematics.mathml(nodes.math("", r"x_1 < \sqrt{D}"), block=False)
+    assert text.startswith('<math alttext="x_1 &lt; \\sqrt{D}"') and "<msqrt>" in text
+
+
+def test_the_programs_after_each_chapter_grow_to_the_whole():
+    programs = [tangle.tangle(tangle.until(tangle.pages(), page.stem)).text
+                for page in CHAPTERS]
+    assert all(len(a) <= len(b) for a, b in zip(programs, programs[1:]))
+    for text in programs:
+        ast.parse(text)
