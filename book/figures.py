@@ -1,27 +1,53 @@
 """Plots for the pages of the book; no model code.
 
-Figures have no background of their own and draw in mid tones, so that they
-can be read on a light page and on a dark one.
+A figure is an SVG without a background, its text is text, and its colours are
+those below: in a page, `drawings.py` makes them variables of the theme. At most
+five inches wide, it can be read on a phone.
 """
 
 import json
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 
-BLUE, ORANGE, GREEN, GREY = "#4a90d9", "#e08a2e", "#4aa564", "#8a8a8a"
+INK, MUTED, GREY = "#222832", "#48566b", "#8b95a5"
+BLUE, ORANGE, GREEN = "#2069b0", "#c2410c", "#23784a"
+WIDTH = 5  # inches: 360 of the pixels of which a phone has 390
 plt.rcParams.update({
-    "figure.figsize": (7, 3.6), "figure.dpi": 110, "font.size": 10,
-    "figure.facecolor": "none", "axes.facecolor": "none",
-    "savefig.facecolor": "none", "axes.edgecolor": GREY,
-    "axes.labelcolor": GREY, "text.color": GREY, "xtick.color": GREY,
-    "ytick.color": GREY, "legend.frameon": False, "axes.spines.top": False,
-    "axes.spines.right": False, "lines.linewidth": 1.8,
+    "figure.figsize": (WIDTH, 2.9), "figure.constrained_layout.use": True,
+    "figure.facecolor": "none", "axes.facecolor": "none", "font.size": 10.5,
+    "savefig.facecolor": "none", "axes.titlesize": 10.5, "axes.edgecolor": GREY,
+    "axes.labelcolor": MUTED, "text.color": INK, "xtick.color": GREY,
+    "ytick.color": GREY, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10,
+    "legend.frameon": False, "axes.spines.top": False,
+    "axes.spines.right": False, "lines.linewidth": 1.6,
+    "image.interpolation": "none", "svg.fonttype": "none",
+    "svg.hashsalt": "minigpt",
 })
+if "ipykernel" in sys.modules:  # on a page, the same figure gives the same bytes
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("svg", bbox_inches=None, metadata={"Date": None})
+
+
+def powers(axis: Axis) -> None:
+    """Write the numbers of a log axis as 1, 10, 10², without TeX."""
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+    def text(number: float, _) -> str:
+        exponent = f"{number:.0e}".split("e")[1]
+        return ("1" if number == 1 else "10" if number == 10 else
+                "10" + str(int(exponent)).translate(raised))
+
+    axis.set_major_formatter(text)
+    axis.set_minor_locator(plt.NullLocator())
 
 
 RUNS = Path(__file__).parent / "runs"
@@ -51,10 +77,9 @@ def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
               color=ORANGE, marker="o", markersize=4, label="validation")
     for name, level in marks.items():
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(name, (1, level), (0, 3), color=GREY, fontsize=9,
-                      xycoords=("axes fraction", "data"), ha="right",
-                      textcoords="offset points")
-    axes.set(xlabel="step", ylabel="loss (nats per character)", ylim=(0.9, None))
+        axes.annotate(name, (1, level), (0, 3), xycoords=("axes fraction", "data"),
+                      ha="right", textcoords="offset points")
+    axes.set(xlabel="step", ylabel="loss (nats per character)", ylim=(0.6, None))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.9))
     plt.show()
 
@@ -81,17 +106,16 @@ def shares(losses: Sequence[float], limits: dict[str, float],
 def surprise(text: str, nats: Sequence[float]) -> None:
     """A text over bars: the longer its bar, the less a character was expected."""
     lines, column, row = text.count("\n") + 1, 0, 0
-    figure, axes = plt.subplots(figsize=(7, 0.42 * lines))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
     for character, loss in zip(text, nats):
         axes.text(column + 0.5, row + 0.25, character.strip(), ha="center",
-                  va="center", family="monospace", fontsize=11)
+                  va="center", family="monospace", fontsize=10)
         if character != "\n":
             axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5,
                      color=ORANGE)
         column, row = (0, row + 1) if character == "\n" else (column + 1, row)
     axes.set(xlim=(0, 60), ylim=(lines, 0))
     axes.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1)
     plt.show()
 
 
@@ -107,15 +131,15 @@ def sittings(first: Sequence[float], whole: Sequence[float],
     steps = range(1, len(whole) + 1)
     saved = len(whole) - len(alone)
     figure, (bars, axes) = plt.subplots(
-        2, sharex=True, figsize=(7, 4.2), height_ratios=[1, 3.2])
+        2, sharex=True, figsize=(WIDTH, 3.7), height_ratios=[1, 3.2])
     for y, begin, end, color, name in (
             (1, 0, len(first), BLUE, "first sitting"),
             (0, saved, len(whole), GREEN, "second")):
         bars.barh(y, end - begin, left=begin + 0.5, color=color, height=0.7,
-                  alpha=0.5)
+                  alpha=0.3)
         bars.text(begin + 1, y, name, va="center")
     bars.plot(len(first) + 0.5, 1, "X", color=ORANGE, markersize=11)
-    bars.text(len(first) + 1.2, 1, "killed", va="center")
+    bars.text(len(first) + 1.6, 1, "killed", va="center")
     bars.axvline(saved + 0.5, color=GREY, linestyle=":")
     axes.axvline(saved + 0.5, color=GREY, linestyle=":")
     axes.annotate("checkpoint", (saved + 0.5, 1), (-4, -4), ha="right",
@@ -145,17 +169,16 @@ def visible(character: str) -> str:
 
 def guesses(counts: dict[str, Counter]) -> None:
     """The likeliest next characters after each of several contexts."""
-    figure, panels = plt.subplots(1, len(counts), sharey=True, figsize=(7, 2.9))
+    figure, panels = plt.subplots(1, len(counts), sharey=True, figsize=(WIDTH, 2.4))
     for axes, (context, following) in zip(panels, counts.items()):
         top = following.most_common(5)
         share = [count / following.total() for _, count in top]
         places = range(len(top))
         axes.bar(places, share, color=BLUE, width=0.7)
         axes.set(title=f"after {context!r}", ylim=(0, 1.05), xlim=(-0.6, 4.6))
-        axes.set_xticks(places, [visible(c) for c, _ in top], fontsize=13)
+        axes.set_xticks(places, [visible(c) for c, _ in top], fontsize=12)
     panels[0].set(ylabel="probability")
     panels[1].set(xlabel="next character")
-    figure.tight_layout()
     plt.show()
 
 
@@ -189,11 +212,10 @@ def knobs(decode: Callable, learned: Sequence[float],
                  alpha=0.55)
         axes.bar(range(count), [kept.get(i, 0) for i in order], width=0.4,
                  color=BLUE)
-        axes.set_xticks(range(count), names, fontsize=9, family="monospace")
-        axes.set_title(name, fontsize=10, color=GREY)
+        axes.set_xticks(range(count), names, family="monospace")
+        axes.set_title(name)
         axes.tick_params(axis="x", length=0)
     panels[0].set_ylabel("probability")
-    figure.tight_layout()
     plt.show()
 
 
@@ -207,18 +229,17 @@ def strip(text: str, ids: Sequence[int]) -> None:
         rows.append((line, ids[start:start + len(line)]))
         start += len(line)
     width = max(len(line) for line, _ in rows)
-    figure, axes = plt.subplots(figsize=(7, 1.35 * len(rows)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.95 * len(rows)))
     for y, (line, numbers) in enumerate(rows):
         for x, (character, number) in enumerate(zip(line, numbers)):
-            color = (GREY if character.isspace() else
+            color = (MUTED if character.isspace() else
                      BLUE if character.isalnum() else ORANGE)
             axes.add_patch(plt.Rectangle((x + 0.05, y + 0.05), 0.9, 0.9,
                                          edgecolor=color, facecolor="none",
                                          linewidth=1.5))
-            axes.text(x + 0.5, y + 0.36, visible(character), fontsize=17,
+            axes.text(x + 0.5, y + 0.36, visible(character), fontsize=15,
                       color=color, ha="center", va="center", family="monospace")
-            axes.text(x + 0.5, y + 0.77, str(number), fontsize=11, ha="center",
-                      va="center")
+            axes.text(x + 0.5, y + 0.77, str(number), ha="center", va="center")
     axes.set(xlim=(0, width), ylim=(len(rows), 0))
     axes.axis("off")
     plt.show()
@@ -231,13 +252,13 @@ def lines_along(samples: Sequence[dict], losses: dict[int, float],
                 width: int = 34) -> None:
     """The loss down the page, a row per sample; beside it a line of text."""
     rows, steps = range(len(samples)), [sample["step"] for sample in samples]
-    figure, axes = plt.subplots(figsize=(7, 0.33 * len(samples)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(samples)))
     axes.plot([losses[step] for step in steps], rows, ".-", color=ORANGE)
     for sample, row in zip(samples, rows):
         line = sample["texts"][0].split("\n")[0][:width]
         axes.plot([losses[steps[row]], 4.9], [row] * 2, color=GREY,
                   linewidth=0.6, linestyle=":")
-        axes.text(5, row, line, family="monospace", va="center", size=11)
+        axes.text(5, row, line, family="monospace", va="center", size=10)
     axes.set(xlim=(0.5, 13), ylim=(rows[-1] + 0.6, -0.6), ylabel="step",
              xticks=[1, 2, 3, 4], xlabel="loss (nats)")
     axes.set_yticks(rows, steps)
@@ -280,7 +301,9 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
     columns = len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(rows, columns, squeeze=False,
-                                figsize=(7, rows * (7 / columns + 0.3)))
+                                sharex=True, sharey=True,
+                                figsize=(WIDTH, rows * (4.7 / columns + 0.2) + 0.4))
+    figure.get_layout_engine().set(w_pad=0.01, wspace=0.02)
     names = "".join(map(visible, text))
     for axes, (name, values) in zip(grid.flat, panels.items()):
         finite = [[abs(x) for x in v if x != float("-inf")] for v in values]
@@ -289,13 +312,12 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
         axes.imshow([[shade(x, top) for x in v] for v, top in zip(values, tops)])
         axes.set_xticks(range(len(names)), names, family="monospace")
         axes.set_yticks(range(len(names)), names, family="monospace")
-        axes.tick_params(length=0, labelsize=9)
-        axes.set_title(name, fontsize=11, color=GREY)
+        axes.tick_params(length=0, labelsize=9.3, labelcolor=INK)
+        axes.set_title(name)
     for axes in grid[-1]:
         axes.set_xlabel("key")
     for axes in grid[:, 0]:
         axes.set_ylabel("query")
-    figure.tight_layout()
     plt.show()
 
 
@@ -305,7 +327,7 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
 def batch(inputs: Sequence[str], targets: Sequence[str]) -> None:
     """The characters of a batch, each above its target."""
     B, T = len(inputs), len(inputs[0])
-    figure, axes = plt.subplots(figsize=(7, 0.95 * B))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.72 * B))
     for y, rows in enumerate(zip(inputs, targets)):
         for row, text, color in zip((0, 1), rows, (BLUE, ORANGE)):
             for x, character in enumerate(text):
@@ -329,9 +351,11 @@ def gaps(types: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     for (name, (numbers, distances)), color in zip(
             types.items(), (BLUE, ORANGE, GREEN)):
         axes.loglog(numbers, distances, color=color)
-        axes.annotate(name, (numbers[-1], distances[-1]), (0, 5), color=color,
-                      textcoords="offset points", ha="right")
+        axes.annotate(name, (numbers[-1], distances[-1]), (6, 0), color=color,
+                      textcoords="offset points", va="center")
     axes.set(xlabel="number", ylabel="gap / number")
+    powers(axes.xaxis)
+    powers(axes.yaxis)
     plt.show()
 
 
@@ -343,7 +367,7 @@ def cache_rows(calls: Sequence[tuple[int, int]], prompt: int) -> None:
 
     The text has `prompt` characters at the first call, and one more at each.
     """
-    figure, axes = plt.subplots(figsize=(7, 3.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     for row, (kept, read) in enumerate(calls):
         start = prompt + row - kept - read
         for x in range(start, prompt + row):
@@ -367,23 +391,24 @@ def peers(lines: Sequence[dict]) -> None:
         for line in lines
         for other, values in line["characters_per_second"].items()
         if other != "ours"]
-    figure, axes = plt.subplots(figsize=(7, 0.42 * len(rows)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.45 * len(rows)))
     for y, (title, other, ratios) in enumerate(rows):
         middle = statistics.median(ratios)
         color = BLUE if other == "transformers" else GREY
-        axes.plot([1, middle], [y, y], color=color, linewidth=7, alpha=0.6,
+        axes.plot([1, middle], [y, y], color=color, linewidth=8,
                   solid_capstyle="butt")
         axes.plot([min(ratios), max(ratios)], [y, y], color=ORANGE)
         axes.annotate(f"{middle:.2f}", (max(1, *ratios), y), (5, 0), va="center",
-                      textcoords="offset points", fontsize=9)
-    axes.axvline(1, color=ORANGE, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [f"{title}: {other}"
-                                       for title, other, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xscale("log")
+                      textcoords="offset points")
+        axes.annotate(f"{title}: {other}", (0, y), (0, 7), color=MUTED,
+                      xycoords=("axes fraction", "data"),
+                      textcoords="offset points")
+    axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.8), yticks=[],
+             xlabel="ours is so many times as fast")
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     axes.minorticks_off()
-    axes.set(xlabel="ours is so many times as fast")
+    axes.spines["left"].set_visible(False)
     plt.show()
 
 
@@ -405,11 +430,11 @@ def pace(without: Sequence[float], with_cache: Sequence[float]) -> None:
 
 def alike(names: str, cosines: Sequence[Sequence[float]]) -> None:
     """A map of cosines between tokens, by their characters."""
-    figure, axes = plt.subplots(figsize=(5.2, 5.2))
+    figure, axes = plt.subplots(figsize=(4.4, 4.4))
     axes.imshow([[shade(x, 0.5) for x in row] for row in cosines])
     axes.set_xticks(range(len(names)), names, family="monospace")
     axes.set_yticks(range(len(names)), names, family="monospace")
-    axes.tick_params(length=0, labelsize=12, labeltop=True)
+    axes.tick_params(length=0, labelsize=11, labeltop=True, labelcolor=INK)
     axes.spines[["left", "bottom"]].set_visible(False)
     plt.show()
 
@@ -417,16 +442,15 @@ def alike(names: str, cosines: Sequence[Sequence[float]]) -> None:
 def distances(cosines: Sequence[Sequence[float]],
               by_distance: Sequence[float]) -> None:
     """A map of cosines between positions, and their mean by distance."""
-    figure, (panel, axes) = plt.subplots(1, 2, figsize=(7, 3.4))
+    figure, (panel, axes) = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
     panel.imshow([[shade(x, 0.6) for x in row] for row in cosines])
     panel.set(xlabel="position", ylabel="position")
     places = range(1, len(by_distance) + 1)
     axes.plot(places, by_distance, color=BLUE, marker="o", markersize=4)
     axes.plot(places[3::4], by_distance[3::4], "o", color=ORANGE, markersize=8)
     axes.set(xlabel="distance (characters)", ylabel="mean cosine",
-             ylim=(min(0, *by_distance), None))
+             ylim=(min(0, *by_distance) - 0.02, None))
     axes.set_xticks(places[3::4])
-    figure.tight_layout()
     plt.show()
 
 
@@ -441,7 +465,7 @@ def schedules(walks: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None
     left.set(xlabel="step", ylabel="rate", ylim=(0, None))
     right.set(xlabel="step", ylabel="distance from the floor")
     right.legend()
-    figure.tight_layout()
+    powers(right.yaxis)
     plt.show()
 
 
@@ -455,6 +479,7 @@ def loss_by_rate(losses: dict[float, float], blind: float) -> None:
                   xycoords=("axes fraction", "data"),
                   textcoords="offset points")
     axes.set(xlabel="learning rate", ylabel="loss (nats per character)")
+    powers(axes.xaxis)
     plt.show()
 
 
@@ -469,6 +494,7 @@ def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
     axes.set_xticks(range(1, len(line) + 1, 3))
     axes.set(xlabel="layer", ylabel=ylabel)
     axes.legend()
+    powers(axes.yaxis)
     plt.show()
 
 
@@ -476,7 +502,7 @@ def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
 
 def contents(files: dict[str, dict[str, int]], names: dict[str, str]) -> None:
     """Files as bars, to scale, of the parts that they are made of, by name."""
-    figure, axes = plt.subplots(figsize=(7, 2.2))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.9))
     for row, sizes in enumerate(files.values()):
         left = 0.0
         for (part, name), color in zip(names.items(), (GREY, BLUE, ORANGE, GREEN)):
@@ -490,7 +516,6 @@ def contents(files: dict[str, dict[str, int]], names: dict[str, str]) -> None:
     axes.set(xlabel="kilobytes", ylim=(len(files) - 0.3, -0.35))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.tight_layout()
     plt.show()
 
 
@@ -510,9 +535,8 @@ def parts(bars: dict[str, dict[str, float]]) -> None:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="share (percent)", xlim=(0, 100))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=5,
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3,
                 columnspacing=1, handlelength=1, handletextpad=0.4)
-    figure.tight_layout()
     plt.show()
 
 

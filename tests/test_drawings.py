@@ -1,0 +1,114 @@
+"""Figures and drawings: what is in the files, and what stands on the pages."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from test_pages import PAGES, address, chromium, pytestmark
+
+pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv/book")
+pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
+import drawings
+import figures
+import hypertext
+import matplotlib
+import matplotlib.pyplot as plt
+
+BOOK = Path(drawings.__file__).parent
+DRAWN = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
+CSS = (BOOK / "_static" / "figures.css").read_text("utf-8")
+LIGHT = {name: colour for colour, name in drawings.COLOURS.items()}
+DARK = dict(re.findall(r"--figure-(\w+): (#\w+);", CSS))
+TEXTS = """() => [...document.querySelectorAll('svg.drawing text')].map(text => {
+    const style = getComputedStyle(text), lit = text.closest(".lit");
+    const m = text.getScreenCTM();
+    return [text.textContent, lit ? null : style.fill,
+            parseFloat(style.fontSize) * Math.hypot(m.a, m.b)];
+})"""
+SLOW, IN_A_BROWSER = pytestmark
+pytestmark = []
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+              for c in (channel / 255 for channel in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    """The ratio of WCAG between two colours, `#rrggbb` or `rgb(r, g, b)`."""
+    one, two = sorted(luminance(
+        tuple(bytes.fromhex(colour[1:])) if colour[0] == "#" else
+        tuple(map(float, re.findall(r"[\d.]+", colour)[:3]))) for colour in (a, b))
+    return (two + 0.05) / (one + 0.05)
+
+
+def test_the_palette_is_complete_and_can_be_read_in_both_themes():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert DARK.keys() == LIGHT.keys()
+    for palette in (LIGHT, DARK):
+        for name in LIGHT.keys() - {"paper"}:
+            least = 3 if name == "grey" else 4.5  # no text is grey
+            assert contrast(palette[name], palette["paper"]) >= least, name
+    mine = {value for name, value in vars(figures).items()
+            if name.isupper() and str(value).startswith("#")}
+    assert mine <= drawings.COLOURS.keys()
+
+
+def draw(name: str, *args) -> str:
+    """The SVG of a figure."""
+    with matplotlib.rc_context({"backend": "svg"}):
+        getattr(figures, name)(*args)
+        plt.savefig(file := io.StringIO(), format="svg")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name, args, words", [
+    ("by_depth", ("size", {"a": [1e-9, 1], "b": [1, 1e5]}), ["size", "layer", "10⁻⁹"]),
+    ("looks", ("ab", {"map": [[1.0, float("-inf")], [0.5, 0.5]]}), ["query", "map"]),
+])
+def test_text_is_text_in_the_pages_font(name, args, words):
+    svg = drawings.svg_for_page(draw(name, *args), 'say "it"')
+    assert {*words} <= {*re.findall(r">([^<]+)</text>", svg)}
+    assert 'aria-label="say &quot;it&quot;"' in svg and 'role="img"' in svg
+    assert "DejaVu" not in svg and "<metadata" not in svg and "<style" not in svg
+    bare = re.sub(r"var\(--figure-\w+, #\w+\)", "", svg)
+    assert drawings.COLOUR.findall(" ".join(drawings.TAG.findall(bare))) == []
+
+
+def test_two_images_of_a_page_share_no_id():
+    text = '<svg viewBox="0 0 9 9"><defs><g id="a"/></defs><use href="#a"/>%s</svg>'
+    one, two = (drawings.svg_for_page(text % x, "") for x in ("", "<path/>"))
+    ids = [re.findall(r' id="([^"]+)"', svg) for svg in (one, two)]
+    assert len({*ids[0], *ids[1]}) == 2
+    assert f'href="#{ids[0][0]}"' in one
+
+
+@pytest.mark.parametrize("path", DRAWN, ids=lambda path: path.stem)
+def test_a_drawing_leads_to_what_it_shows_and_says_it_in_words(path):
+    text = path.read_text("utf-8")
+    home = hypertext.Book().home
+    for page, name in re.findall(r'href="(\w+)\.md#def-(\w+)"', text):
+        assert home[name][0].stem == page
+    assert re.search(r"<title>.+</title>\s*<desc>.+</desc>", text, re.S)
+    assert float(drawings.BOX.search(text)[1]) <= 400
+    assert min(map(float, re.findall(r'font-size="([\d.]+)"', text))) >= 10
+
+
+@SLOW
+@IN_A_BROWSER
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):
+    tab = chromium.new_page(viewport={"width": 390, "height": 900})
+    try:
+        tab.goto(address(page))
+        for theme in ("light", "dark"):
+            tab.evaluate(f"document.documentElement.dataset.theme = {theme!r}")
+            paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            for text, fill, size in tab.evaluate(TEXTS):
+                assert size >= 9, (text, size)
+                assert fill is None or contrast(fill, paper) >= 4.5, (text, fill)
+        assert tab.locator("main img[src$='.png'], main img[src$='.svg']").count() == 0
+    finally:
+        tab.close()
