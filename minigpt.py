@@ -39,6 +39,7 @@ from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import takewhile, tee
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import torch
@@ -171,11 +172,11 @@ def code_points(text: str) -> np.ndarray:
 
 
 class Tokenizer:
-    """Text to ids and back, one id per character.
+    """Text to ids and back: `<pad>`, `<eos>`, `<unk>`, then characters.
 
-    Ids 0, 1, 2 are `<pad>`, `<eos>`, `<unk>`; the characters follow in the
-    order of their code points. No text encodes to `<pad>` or `<eos>`.
+    Those are in the order of code points. No text gives `<pad>` or `<eos>`.
     """
+    special = EOS, (PAD, UNK)  # what ends a text, what is never written
 
     def __init__(self, characters: str):
         self.characters = "".join(sorted(set(characters)))
@@ -206,6 +207,10 @@ class Tokenizer:
                 f"ids from 0 to {self.vocab_size - 1}")
         codes = self.to_code[ids[ids > EOS]]
         return codes.tobytes().decode("utf-32-le", "surrogatepass")
+
+    def stream(self, steps: Iterable) -> Iterator[str]:
+        """The text of ids that come bit by bit, each as soon as it can be."""
+        return map(self.decode, steps)
 
 
 # 3. Data (book/03_data.md) ---------------------------------------------------
@@ -868,6 +873,14 @@ class Undrawn(torch.overrides.TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def open_tokenizer(characters: str) -> Tokenizer:
+    """Our tokenizer of these characters or, if they are JSON, chapter 17's."""
+    if [*characters] == sorted({*characters}):
+        return Tokenizer(characters)
+    sys.modules.setdefault("minigpt", sys.modules[__name__])  # it imports us
+    return run_path(f"{HERE}/checkpoints/convert.py")["BytePairs"](characters)
+
+
 def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     """A run from what its file holds; MiniGPTError if that does not fit."""
     keys = ("step", "characters", "fingerprint", "before", "best_loss")
@@ -876,7 +889,7 @@ def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     require([*map(type, known)] == [int, str, str, list] and step >= 0
             and type(loss) in (float, type(None)), "values of wrong types")
     shape, config = ModelConfig(**meta["model"]), TrainConfig(**meta["train"])
-    tokenizer, ids = Tokenizer(characters), range(shape.vocab_size)
+    tokenizer, ids = open_tokenizer(characters), range(shape.vocab_size)
     require(tokenizer.vocab_size == len(ids), "a vocabulary of another size")
     require(all(type(i) is int and i in ids for i in before), f"no ids: "
             f"{before}")
@@ -1321,13 +1334,13 @@ def find_checkpoint(named: str = "") -> Path:
 
 
 def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
-                decode: Callable) -> int:
+                stream: Callable) -> int:
     """Print the rows of steps as texts; return how many characters."""
     written = 0
     for i, own in enumerate(tee(steps, count)):
         print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="",
               flush=True)
-        for piece in until((decode(step[i:i + 1]) for step in own), stop):
+        for piece in until(stream(step[i:i + 1] for step in own), stop):
             print(piece, end="", flush=True)
             written += len(piece)
         print(flush=True)
@@ -1356,10 +1369,10 @@ def run_generate(**typed) -> int:
         saved.model.to(machine.device, machine.dtype))
     began = time.perf_counter()
     with StopSignal() as ended:
-        steps = takewhile(lambda _: not ended.number,
-                          generate(reader, rows, options))
+        steps = generate(reader, rows, options, *saved.tokenizer.special)
+        steps = takewhile(lambda _: not ended.number, steps)
         written = print_texts(steps, prompt, len(rows), options.stop,
-                              saved.tokenizer.decode)
+                              saved.tokenizer.stream)
     seconds = time.perf_counter() - began
     tell(f"{written} characters, {written / seconds:,.0f} a second")
     return 128 + ended.number if ended.number else 0
@@ -1373,7 +1386,8 @@ def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
     """
     ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
     rows = torch.tensor([ids], device=saved.model.head.weight.device)
-    steps = generate(cached(saved.model), rows, GenerateConfig(**settings))
+    steps = generate(cached(saved.model), rows, GenerateConfig(**settings),
+                     *saved.tokenizer.special)
     return prompt + saved.tokenizer.decode([step.item() for step in steps])
 
 
@@ -1450,4 +1464,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: e3329363285b497f6dc60cc517098b3c08240a38a7106a715c848e62504ec2c3
+# tangled: d95adb71c21ab845c40a414776e75f45fab93b97202f8e8dd3b11abc03cc2bff

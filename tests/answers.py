@@ -3,13 +3,15 @@
     python tests/answers.py            all chapters
     python tests/answers.py 05 08      two of them
 
-A chapter's tests are tests/exercises/test_NN_*.py; its solution is the cells
-of the page that are tagged `answer`, whose definitions take the place of those
-of the program that have the same name. Exits with 1 if a test passes without
+A chapter's tests are tests/exercises/test_NN_*.py. The solution to one is the
+cells tagged `answer` between the place where the page names the test and that
+where it names the next; their definitions take the place of those of the
+program that have the same name. Exits with 1 if a test passes without
 its answer, or fails with it.
 """
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -19,10 +21,17 @@ import tangle
 EXERCISES = Path(__file__).parent / "exercises"
 
 
-def answered(program: tangle.Program, page: Path) -> tangle.Program:
-    """The program with the definitions of a page's `answer` cells."""
-    found = [cell for cell in tangle.cells(page) if "answer" in cell.tags]
-    assert found, f"{page.name} has no cell tagged `answer`"
+def answered(program: tangle.Program, page: Path, test: Path) -> tangle.Program:
+    """The program with the definitions of a test's `answer` cells."""
+    lines = enumerate(page.read_text("utf-8").splitlines(), 1)
+    named = [(line, name) for line, text in lines
+             for name in re.findall(r"tests/exercises/(test_\w+)\.py", text)]
+    first = next(line for line, name in named if name == test.stem)
+    last = min([line for line, name in named
+                if line > first and name != test.stem] or [sys.maxsize])
+    found = [cell for cell in tangle.cells(page)
+             if "answer" in cell.tags and first < cell.line < last]
+    assert found, f"{page.name} has no cell tagged `answer` for {test.name}"
     for cell in found:
         program = merged(program, cell)
     return program
@@ -61,7 +70,7 @@ def main(chapters: list[str]) -> int:
             continue
         page = tangle.until(tangle.pages(), number)[-1]
         before = bite.passes(program, [test])
-        after = bite.passes(answered(program, page), [test])
+        after = bite.passes(answered(program, page, test), [test])
         words = {True: "passes", False: "fails"}
         print(f"{test.stem}: {words[before]} before, {words[after]} after")
         wrong += before or not after

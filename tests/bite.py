@@ -5,7 +5,8 @@
 
 Breaks the program in one place at a time: leaves out one tangled definition,
 or makes one of the mistakes in FLIPS. Each mutant is the program up to its own
-chapter, and that chapter's tests must fail on it. Prints the mutants that
+chapter, or the companion that a chapter becomes, and that chapter's tests must
+fail on it. Prints the mutants that
 survive and exits with 1 if there are any. Mutants run in forked processes, so
 that PyTorch is imported once.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "book")]
+sys.path[:0] = [str(ROOT), str(ROOT / "book")]
 
 import pytest
 import tangle
@@ -56,6 +57,18 @@ FLIPS = [
     ("12", "digests not compared", 'meta.pop("sha256") == digest(meta, tensors)',
      'meta.pop("sha256")'),
     ("15", "values in place of keys", "= k\n", "= v\n"),
+    ("17", "square matrices not turned", '"proj.weight", ', ""),
+    ("17", "a tied head sought in the file", '("tie_word_embeddings", True)',
+     '("untied", False)'),
+    ("17", "any bend will do", "known == value", "True"),
+    ("17", "other tensors ignored", "not lacks + more", "not lacks"),
+    ("17", "no word about pickles", 'found or not [*folder.glob("*.bin")]', "True"),
+    ("17", "half a character shown", 'endswith("\\ufffd")', 'endswith("never")'),
+    ("17", "the text <eos> ends a text", "never != ()", "False"),
+    ("17", "<unk> may be written", "never or None", "None"),
+    ("17", "nothing read before a prompt", '"before $A"', '"$A"'),
+    ("17", "a folder overwritten", "not Path(words[2]).exists()", "True"),
+    ("17", "any tokenizer will do", "len(names) == size", "True"),
 ]
 
 
@@ -99,7 +112,7 @@ def mutants() -> Iterator[Mutant]:
         chapter = path.stem[:2]
         if not chapter.isdigit():
             continue
-        program = tangle.tangle(tangle.until(pages, chapter))
+        program = tangle.tangle(tangle.until(pages, chapter), tangle.target(path))
         own = [cell for cell in program.cells if cell.chapter == path]
         for cell in own:
             for wrong, source in deletions(cell):
@@ -121,7 +134,7 @@ def passes(program: tangle.Program, tests: list[Path]) -> bool:
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
             os.chdir(tempfile.gettempdir())  # a broken program writes anywhere
-            program.load("minigpt")
+            program.load(Path(program.file).stem)
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
                                 "-m", "not slow", *map(str, tests)])
         os._exit(0 if code == 0 else 1)

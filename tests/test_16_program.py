@@ -824,8 +824,8 @@ def test_the_text_ends_before_the_stop_text(line, best, count):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_text_and_what_was_written_stays(
         line, best, monkeypatch, count, number):
-    def signalled(next_logits, ids, config):
-        for i, step in enumerate(generate(next_logits, ids, config)):
+    def signalled(*args):
+        for i, step in enumerate(generate(*args)):
             if i == 20:
                 signal.raise_signal(number)
             yield step

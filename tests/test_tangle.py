@@ -477,6 +477,16 @@ def test_first_cell_is_a_docstring_and_imports_alone(tmp_path, source):
     assert "begin with the program's docstring and imports" in refusal(toc)
 
 
+def test_the_first_cell_may_say_where_an_import_is_found(tmp_path):
+    path = "import sys\n\nsys.path.append(sys.path[0])\nimport json"
+    toc = one_page(tmp_path, cell("A = 1"))
+    page = tmp_path / "book" / "01_first.md"
+    page.write_text(page.read_text().replace("import math", path))
+    assert path in program(toc).text
+    page.write_text(page.read_text().replace("sys.path.append", "print"))
+    assert "begin with the program's docstring and imports" in refusal(toc)
+
+
 def test_tangled_line_may_have_80_columns_and_no_more(tmp_path):
     line = "X = " + "1" * 76
     toc = one_page(tmp_path, cell("A = 1\n" + line))

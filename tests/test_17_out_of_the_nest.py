@@ -1,0 +1,622 @@
+"""Chapter 17: to Hugging Face and back, GPT-2 in, and what does not fit."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import minigpt
+from minigpt import (EOS, SHIPPED, Checkpoint, GenerateConfig, MiniGPT,
+                     MiniGPTError, ModelConfig, Tokenizer, TrainConfig, cached,
+                     generate, load_checkpoint, uncached, write)
+
+tokenizers = pytest.importorskip("tokenizers", reason="pip install -e .[hf]")
+transformers = pytest.importorskip("transformers", reason="pip install -e .[hf]")
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config,
+                          GPT2LMHeadModel, pipeline)
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "checkpoints" / "convert.py"
+sys.path.append(str(PROGRAM.parent))
+import convert  # noqa: E402  (bite.py puts another in its place)
+from convert import BytePairs, main, theirs  # noqa: E402
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+END = "<|endoftext|>"
+LARGEST = {"to-hf": 0.0, "from-gpt2": 0.0}  # differences of logits, so far
+quiet = partial(settings, deadline=None, derandomize=True,
+                suppress_health_check=list(HealthCheck))
+
+
+def difference(way: str, ours: MiniGPT, other, ids: torch.Tensor) -> float:
+    """The largest difference of logits; it is noted, too."""
+    with torch.inference_mode():
+        there, here = other(ids).logits, ours.eval()(ids)
+    assert there.dtype == here.dtype == torch.float32
+    found = (there - here).abs().max().item()
+    LARGEST[way] = max(LARGEST[way], found)
+    return found
+
+
+@torch.no_grad()
+def stir(model: torch.nn.Module, amount: float = 0.1) -> None:
+    """Random numbers for all parameters, so that each of them matters."""
+    for p in model.parameters():
+        p.add_(amount * torch.randn(p.shape))
+
+
+def save_ours(path: Path, characters: str, before=(EOS,), **sizes) -> Checkpoint:
+    """A checkpoint of a stirred model that knows these characters."""
+    tokenizer = Tokenizer(characters)
+    shape = ModelConfig(**dict(
+        vocab_size=tokenizer.vocab_size, context_length=24, d_model=12,
+        n_layers=2, n_heads=3, dropout=0.0) | sizes)
+    model = MiniGPT(shape)
+    stir(model)
+    saved = Checkpoint(model, None, TrainConfig(), tokenizer, "", [*before])
+    saved.save(path)
+    return saved
+
+
+def byte_pairs(size: int = 300, text: str = "def f(x): return x, 'ῥεῖ é'\n" * 9):
+    """A tokenizer of GPT-2's kind with `size` tokens or less."""
+    words = tokenizers.ByteLevelBPETokenizer()
+    words.train_from_iterator([text], size, 2, show_progress=False,
+                              special_tokens=[END])
+    return words
+
+
+PAIRS = byte_pairs()
+V = PAIRS.get_vocab_size()
+SHAPES = {
+    "one block": dict(n_layer=1, n_embd=8, n_head=1, n_positions=12),
+    "many heads": dict(n_layer=2, n_embd=24, n_head=12, n_positions=40),
+    "wide": dict(n_layer=2, n_embd=40, n_head=5, n_positions=64),
+    "narrow MLP": dict(n_layer=3, n_embd=16, n_head=2, n_positions=32, n_inner=20),
+    "a head of its own": dict(n_layer=2, n_embd=16, n_head=4, n_positions=32,
+                              tie_word_embeddings=False),
+}
+
+
+def save_theirs(folder: Path, old: bool = False, **sizes) -> GPT2LMHeadModel:
+    """A stirred GPT-2 in a folder, with its tokenizer in one file or two."""
+    config = GPT2Config(**dict(vocab_size=V, n_embd=16, n_layer=2, n_head=2,
+                               n_positions=32, bos_token_id=0, eos_token_id=0)
+                        | sizes)
+    model = GPT2LMHeadModel(config).eval()
+    stir(model)
+    model.save_pretrained(folder)
+    if old:
+        PAIRS.save_model(str(folder))
+    else:
+        PAIRS.save(str(folder / "tokenizer.json"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def flown(tmp_path_factory) -> Path:
+    """The shipped model as a folder, which no test changes."""
+    folder = tmp_path_factory.mktemp("flown") / "hf"
+    assert main(["to-hf", str(SHIPPED), str(folder)]) == 0
+    return folder
+
+
+# --- to Hugging Face -------------------------------------------------------
+
+
+ALPHABET = "\n\r\t !#<>abcdefilnors{}éß𝄞\u0301\u2028\x00"
+
+
+@quiet(max_examples=15)
+@given(data=st.data(), heads=st.integers(1, 4), D=st.integers(1, 8),
+       layers=st.integers(1, 3), T=st.integers(2, 40), d_ff=st.sampled_from([0, 7]),
+       characters=st.sets(st.characters(exclude_categories=["Cs"]), min_size=1),
+       before=st.sampled_from([[], [EOS], [EOS, 3]]))
+def test_logits_and_ids_are_the_same_there(
+        data, heads, D, layers, T, d_ff, characters, before, tmp_path_factory):
+    home = tmp_path_factory.mktemp("there")
+    torch.manual_seed(T)
+    saved = save_ours(home / "m", "".join(characters), before, n_heads=heads,
+                      d_model=heads * D, n_layers=layers, context_length=T,
+                      d_ff=d_ff)
+    assert main(["to-hf", str(home / "m"), str(home / "hf")]) == 0
+    words = AutoTokenizer.from_pretrained(home / "hf")
+    text = data.draw(st.text(st.sampled_from(sorted(characters)), max_size=T))
+    ids = words(text).input_ids
+    assert ids == before + saved.tokenizer.encode(text).tolist()
+    shown = words.decode(words(text, add_special_tokens=False).input_ids,
+                         skip_special_tokens=True)
+    assert shown == text
+    other = AutoModelForCausalLM.from_pretrained(home / "hf").eval()
+    assert not other.config.tie_word_embeddings
+    rows = torch.tensor([(ids or [EOS])[:T]])
+    assert difference("to-hf", saved.model, other, rows) < 1e-5
+
+
+def test_the_shipped_model_is_the_same_there(flown):
+    saved = load_checkpoint(SHIPPED)
+    other = AutoModelForCausalLM.from_pretrained(flown).eval()
+    words = AutoTokenizer.from_pretrained(flown)
+    source = (ROOT / "minigpt.py").read_text("utf-8")[3000:3255]
+    ids = torch.tensor([words(source).input_ids])
+    assert ids.shape == (1, 256)
+    assert difference("to-hf", saved.model, other, ids) < 3e-5  # logits to 17
+    exact = (other.double()(ids).logits - saved.model.double()(ids)).abs().max()
+    assert exact < 1e-11
+
+
+def test_each_character_comes_back_and_the_text_eos_stays_text(flown, tmp_path):
+    save_ours(tmp_path / "m", ALPHABET)
+    assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "hf")]) == 0
+    for folder, characters in ((flown, load_checkpoint(SHIPPED).tokenizer.characters),
+                               (tmp_path / "hf", ALPHABET)):
+        ours = Tokenizer(characters)
+        words = AutoTokenizer.from_pretrained(folder)
+        for text in (*characters, characters, characters[::-1] * 2,
+                     "<eos>", "a<eos> <eos>"):
+            ids = words(text).input_ids
+            assert ids == [EOS, *ours.encode(text).tolist()]
+            assert words.decode(ids, skip_special_tokens=True) == text
+        assert words("\ue000").input_ids == [EOS, minigpt.UNK]
+        assert (words.eos_token_id, words.pad_token_id) == (EOS, minigpt.PAD)
+
+
+@pytest.mark.parametrize("prompt", ["def f(x):", "", " ", "<eos>", "class A:\n\n    "])
+def test_the_pipeline_writes_the_same_text(flown, prompt):
+    writer = pipeline("text-generation", str(flown), device="cpu")
+    [answer] = writer(prompt, max_new_tokens=50, do_sample=False)
+    assert answer["generated_text"] == write(
+        load_checkpoint(SHIPPED), prompt, max_new_tokens=50, temperature=0.0)
+
+
+@pytest.mark.parametrize("before", [[], [EOS], [EOS, 5, 4], [5]])
+def test_what_is_read_before_a_prompt_is_read_there(tmp_path, before):
+    """A model of few characters, which would say <unk> if it might, and ends."""
+    torch.manual_seed(len(before))
+    saved = save_ours(tmp_path / "m", "abc", before, context_length=40)
+    with torch.no_grad():
+        saved.model.head.weight[:] *= 3
+        saved.model.head.weight[2] = 9 * saved.model.norm.bias  # <unk> is likely
+    saved.save(tmp_path / "n")
+    assert main(["to-hf", str(tmp_path / "n"), str(tmp_path / "hf")]) == 0
+    writer = pipeline("text-generation", str(tmp_path / "hf"), device="cpu")
+    for prompt in ("abba", "b"):
+        [answer] = writer(prompt, max_new_tokens=20, do_sample=False)
+        assert answer["generated_text"] == write(
+            saved, prompt, max_new_tokens=20, temperature=0.0)
+
+
+def test_a_folder_holds_what_others_look_for(flown):
+    files = {path.name for path in flown.iterdir()}
+    assert files == {"README.md", "config.json", "generation_config.json",
+                     "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    words = json.loads((flown / "tokenizer_config.json").read_text())
+    assert words["tokenizer_class"] == "PreTrainedTokenizerFast"
+    config = json.loads((flown / "config.json").read_text())
+    assert config["model_type"] == "gpt2" and not config["tie_word_embeddings"]
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+    assert config["attn_pdrop"] == config["embd_pdrop"] == config["resid_pdrop"] == 0
+    written = json.loads((flown / "generation_config.json").read_text())
+    assert written["suppress_tokens"] == [0, 2] and written["eos_token_id"] == EOS
+    card = (flown / "README.md").read_text()
+    assert "library_name: transformers" in card and "15500 steps" in card
+
+
+# --- from GPT-2 ------------------------------------------------------------
+
+
+PROMPTS = ["def f(x):", "ῥεῖ", f"x{END}y", "\n"]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["one file", "two files"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_gpt2_is_the_same_here(tmp_path, shape, old):
+    torch.manual_seed(len(shape))
+    other = save_theirs(tmp_path / "hf", old, **SHAPES[shape])
+    assert main(["from-gpt2", str(tmp_path / "hf"), str(tmp_path / "m")]) == 0
+    saved = load_checkpoint(tmp_path / "m")
+    words = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    T = saved.model.config.context_length
+    ids = torch.randint(0, V, (3, T))
+    assert difference("from-gpt2", saved.model, other, ids) < 1e-5
+    for prompt in PROMPTS:
+        ids = words(prompt, return_tensors="pt").input_ids
+        assert saved.tokenizer.encode(prompt).tolist() == ids[0].tolist()
+        if (room := T - ids.size(1)) <= 0:
+            continue
+        there = other.generate(ids, do_sample=False, max_new_tokens=room,
+                               pad_token_id=0)[0, ids.size(1):]
+        text = words.decode(there, skip_special_tokens=True)
+        assert write(saved, prompt, temperature=0.0,
+                     max_new_tokens=room) == prompt + text
+        config = GenerateConfig(temperature=0.0, max_new_tokens=room)
+        for reader in (cached, uncached):
+            steps = generate(reader(saved.model), ids, config, *saved.tokenizer.special)
+            assert [int(i) for i in steps] == [i for i in there.tolist() if i]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_beyond_the_context_cached_is_uncached(tmp_path, shape):
+    torch.manual_seed(1)
+    save_theirs(tmp_path / "hf", **SHAPES[shape])
+    assert main(["from-gpt2", str(tmp_path / "hf"), str(tmp_path / "m")]) == 0
+    saved = load_checkpoint(tmp_path / "m")
+    T = saved.model.config.context_length
+    text = torch.randint(1, V, (2, 3 * T))
+    quick, plain = cached(saved.model), uncached(saved.model)
+    for n in range(1, 3 * T + 1):
+        torch.testing.assert_close(quick(text[:, :n]), plain(text[:, :n]),
+                                   atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_gpt2_as_openai_made_it_is_the_same_here(tmp_path):
+    """The exact shape of the smallest one, 124M, and as many tokens."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    merges = [(a, b) for a in letters for b in letters][:50_000]
+    tokens = [*letters, *(a + b for a, b in merges), END]
+    torch.manual_seed(0)
+    other = GPT2LMHeadModel(GPT2Config()).eval()
+    stir(other, 0.02)
+    folder = tmp_path / "gpt2"
+    other.save_pretrained(folder)
+    words = tokenizers.ByteLevelBPETokenizer({t: i for i, t in enumerate(tokens)}, merges)
+    words.add_special_tokens([END])
+    words.save(str(folder / "tokenizer.json"))
+    assert main(["from-gpt2", str(folder), str(tmp_path / "m")]) == 0
+    saved = load_checkpoint(tmp_path / "m")
+    assert minigpt.count_parameters(saved.model) == 124_439_808 + 50_257 * 768
+    assert saved.tokenizer.special == (50_256, ())
+    ids = torch.randint(0, 50_257, (1, 1024))
+    assert difference("from-gpt2", saved.model, other, ids) < 3e-5
+    prompt = "In a hole in the ground"
+    ids = torch.tensor([words.encode(prompt).ids])
+    there = other.generate(ids, do_sample=False, max_new_tokens=10, pad_token_id=0)
+    assert write(saved, prompt, temperature=0.0, max_new_tokens=10) == (
+        words.decode(there[0].tolist()))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A GPT-2's folder, to be changed."""
+    torch.manual_seed(2)
+    save_theirs(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint of a folder."""
+    path = folder.parent / "read.safetensors"
+    path.unlink(missing_ok=True)
+    assert main(["from-gpt2", str(folder), str(path)]) == 0
+    return load_checkpoint(path)
+
+
+def bytes_of(saved: Checkpoint) -> dict[str, bytes]:
+    return {n: p.detach().numpy().tobytes()
+            for n, p in saved.model.named_parameters()}
+
+
+def rewrite(folder: Path, change) -> None:
+    """Write the weights anew, as change(tensors) gives them."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors = change(tensors) or tensors
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"format": "pt"})
+
+
+def test_names_without_prefix_and_masks_are_those_of_older_files(folder):
+    whole = bytes_of(read(folder))
+
+    def as_openai_had_it(tensors):
+        bare = {n.removeprefix("transformer."): t for n, t in tensors.items()}
+        return bare | {"h.0.attn.bias": torch.ones(1, 1, 32, 32),
+                       "h.1.attn.masked_bias": torch.tensor(-1e4)}
+
+    rewrite(folder, as_openai_had_it)
+    assert bytes_of(read(folder)) == whole
+
+
+def test_several_files_are_read_as_one(folder, tmp_path):
+    whole = bytes_of(read(folder))
+    model = GPT2LMHeadModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len([*folder.glob("model-*.safetensors")]) > 1
+    assert bytes_of(read(folder)) == whole
+
+
+def test_half_precision_is_read_as_float32(folder):
+    rewrite(folder, lambda tensors: {n: t.bfloat16() for n, t in tensors.items()})
+    other = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(0, V, (1, 32))
+    assert difference("from-gpt2", read(folder).model, other, ids) < 1e-5
+
+
+def test_there_and_back_again_each_byte_is_the_same(flown, tmp_path):
+    for n, (characters, before) in enumerate([(ALPHABET, [EOS]), ("ab", []),
+                                              ("xyz", [EOS, 4])]):
+        saved = save_ours(tmp_path / f"m{n}", characters, before, dropout=0.3)
+        assert main(["to-hf", str(tmp_path / f"m{n}"), str(tmp_path / f"hf{n}")]) == 0
+        back = read(tmp_path / f"hf{n}")
+        assert bytes_of(back) == bytes_of(saved)
+        assert back.model.config == saved.model.config
+        assert back.tokenizer.characters == saved.tokenizer.characters
+        assert back.before == before
+    shutil.copytree(flown, tmp_path / "flown")
+    assert bytes_of(read(tmp_path / "flown")) == bytes_of(load_checkpoint(SHIPPED))
+
+
+def test_a_guest_can_leave_again(folder, tmp_path):
+    saved = read(folder)
+    path = str(folder.parent / "read.safetensors")
+    assert main(["to-hf", path, str(tmp_path / "again")]) == 0
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    ids = torch.randint(0, V, (1, 32))
+    assert difference("to-hf", saved.model, again, ids) < 1e-5
+    words, first = map(AutoTokenizer.from_pretrained, (tmp_path / "again", folder))
+    for prompt in PROMPTS:
+        assert words(prompt).input_ids == first(prompt).input_ids
+
+
+# --- pieces of words -------------------------------------------------------
+
+
+@quiet(max_examples=60)
+@given(st.text(st.sampled_from("ab é ῥ𝄞\n"), min_size=1, max_size=30))
+def test_a_text_is_shown_in_whole_characters(text):
+    words = BytePairs(json.dumps([0, PAIRS.to_str()]))
+    ids = words.encode(text)
+    shown = [*words.stream(iter(ids[:, None]))]
+    assert "".join(shown) == text == words.decode(ids)
+    assert not any("\ufffd" in piece for piece in shown)
+    assert len([piece for piece in shown if piece]) > 1 or len(ids) == 1 or not (
+        text.isascii())
+
+
+@quiet(max_examples=60)
+@given(st.lists(st.integers(0, V - 1), max_size=40))
+def test_whatever_is_written_is_shown_as_it_would_be_at_once(ids):
+    words = BytePairs(json.dumps([0, PAIRS.to_str()]))
+    shown = "".join(words.stream(torch.tensor([i]) for i in ids))
+    assert shown == words.decode(ids) == PAIRS.decode([i for i in ids if i])
+
+
+def test_a_tokenizer_without_an_end_never_ends(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 50256}))
+    saved = read(folder)
+    assert saved.tokenizer.special == (-1, ())
+    assert saved.tokenizer.encode("").tolist() == [V - 1]
+    text = write(saved, "def", temperature=0.0, max_new_tokens=60, min_new_tokens=1)
+    assert len(saved.tokenizer.encode(text)) > 20
+    path = str(folder.parent / "read.safetensors")
+    assert main(["to-hf", path, str(folder.parent / "again")]) == 0
+
+
+def test_train_says_in_one_line_that_it_cannot(folder, corpus, capsys, tmp_path):
+    read(folder)
+    before = sorted(tmp_path.rglob("*"))
+    status = minigpt.main(["train", "--data", str(corpus), "--preset", "tiny",
+                           "--init", str(tmp_path / "read.safetensors"),
+                           "--run", str(tmp_path / "run")])
+    err = capsys.readouterr().err
+    assert status == 2 and err.count("\n") == 1 and "transformers" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- what does not fit -----------------------------------------------------
+
+
+def change_config(**changes):
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return change
+
+
+def change_tensors(change):
+    return lambda folder: rewrite(folder, change)
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+FC = "transformer.h.1.mlp.c_fc.weight"
+WRONG = {
+    "no folder": (shutil.rmtree, "config.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "a config that is no JSON": (
+        lambda f: (f / "config.json").write_text("{"), "line 1"),
+    "another architecture": (change_config(model_type="llama"), "'llama'.*'gpt2'"),
+    "another bend": (change_config(activation_function="relu"), "'relu'.*'gelu_new'"),
+    "the exact bend": (change_config(activation_function="gelu"), "'gelu'.*'gelu_new'"),
+    "another epsilon": (change_config(layer_norm_epsilon=1e-6), "1e-06.*1e-05"),
+    "scores not scaled": (change_config(scale_attn_weights=False), "scale_attn_weights"),
+    "scores scaled by depth": (change_config(scale_attn_by_inverse_layer_idx=True),
+                               "scale_attn_by_inverse_layer_idx"),
+    "heads that do not divide": (change_config(n_head=3), "n_heads 3 .*d_model 16"),
+    "no size": (change_config(n_embd=None), "d_model"),
+    "a size in words": (change_config(n_layer="two"), "n_layers is 'two'"),
+    "more layers": (change_config(n_layer=3), r"missing \['transformer.h.2.attn"),
+    "fewer layers": (change_config(n_layer=1), r"too many \['transformer.h.1.attn"),
+    "another width": (change_config(n_embd=24, n_head=2), r"16.*24"),
+    "another context": (change_config(n_positions=64), "position_embedding.*32.*64"),
+    "a head that is not there": (change_config(tie_word_embeddings=False), "lm_head.weight"),
+    "a missing tensor": (change_tensors(
+        lambda t: {n: x for n, x in t.items() if n != FC}), re.escape(FC)),
+    "no table": (change_tensors(
+        lambda t: {n: x for n, x in t.items() if "wte" not in n}),
+        r"missing \['transformer.wte.weight'\]"),
+    "an extra tensor": (change_tensors(lambda t: t.update(score=torch.ones(2))), "score"),
+    "attention to another text": (change_tensors(lambda t: t.update(
+        {"transformer.h.0.crossattention.c_attn.weight": torch.ones(2, 2)})),
+        "crossattention"),
+    "a tensor that lies": (change_tensors(lambda t: {**t, FC: t[FC].T}),
+                           "blocks.1.mlp.expand.weight"),
+    "no numbers": (change_tensors(lambda t: {**t, FC: t[FC] / 0}), "finite"),
+    "a pickle": (as_pickle, "pickle.*any code.*transformers"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "missing"),
+    "damaged weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
+                        "."),
+    "a larger vocabulary": (lambda f: byte_pairs(V + 9, "abcabcabdabd" * 9 + "xy zz" * 9
+        ).save(str(f / "tokenizer.json")), f"tokenizer of .* not {V}"),
+    "a smaller vocabulary": (lambda f: byte_pairs(260).save(str(f / "tokenizer.json")),
+                             f"tokenizer of 260 ids, not {V}"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "."),
+    "a tokenizer that is no JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "."),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_folder_that_does_not_fit_is_refused_in_one_line(
+        folder, tmp_path, capsys, wrong):
+    damage, reason = WRONG[wrong]
+    damage(folder)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["from-gpt2", str(folder), str(tmp_path / "m")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch("convert: error: [^\n]+\n", err), err
+    assert re.search(reason, err), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words, reason", [
+    ("", "to-hf CHECKPOINT OUTDIR.*from-gpt2 FOLDER CHECKPOINT"),
+    ("fly a b", "to-hf CHECKPOINT OUTDIR"), ("to-hf a", "to-hf CHECKPOINT OUTDIR"),
+    ("to-hf {ours} {folder}", "hf is there already"),
+    ("to-hf {ours} {ours}", "ours is there already"),
+    ("from-gpt2 {folder} {ours}", "ours is there already"),
+    ("to-hf {folder} {home}/new", "is not a file"),
+    ("to-hf {home}/nowhere {home}/new", "is not a file"),
+    ("to-hf {folder}/config.json {home}/new", "not a whole MiniGPT checkpoint"),
+    ("to-hf {ours} {home}/no/new", "No such file"),
+])
+def test_a_wrong_command_line_is_answered_in_one_line(
+        folder, tmp_path, capsys, words, reason):
+    save_ours(tmp_path / "ours", "abc")
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    line = words.format(ours=tmp_path / "ours", folder=folder, home=tmp_path)
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch("convert: error: [^\n]+\n", err), err
+    assert re.search(reason, err), err
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_that_cannot_be_finished_is_not_begun(tmp_path, monkeypatch, capsys):
+    save_ours(tmp_path / "ours", "abc")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(convert, "save_file", fail)
+    assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "hf")]) == 2
+    assert "disk full" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+# --- the programs ----------------------------------------------------------
+
+
+def shell(*words) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True,
+                          text=True, encoding="utf-8", timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
+    path = tmp_path / "gpt2.safetensors"
+    assert shell(PROGRAM, "from-gpt2", folder, path) == (0, "", "")
+    status, out, err = shell(ROOT / "minigpt.py", "generate", "--checkpoint", path,
+                             "--prompt", "ῥεῖ", "--temperature", 0, "--num-samples", 2,
+                             "--max-new-tokens", 40)
+    text = write(load_checkpoint(path), "ῥεῖ", temperature=0.0, max_new_tokens=40)
+    assert status == 0 and out == "".join(
+        f"--- sample {i} of 2\n{text}\n" for i in (1, 2))
+    assert "Traceback" not in err
+    assert shell(PROGRAM, "to-hf", SHIPPED, tmp_path / "new") == (0, "", "")
+    assert (tmp_path / "new" / "config.json").exists()
+
+
+def test_without_the_library_one_line_says_what_to_install(
+        folder, tmp_path, monkeypatch, capsys):
+    read(folder)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    bare = runpy.run_path(str(PROGRAM))["main"]
+    for words in (["to-hf", str(SHIPPED), str(tmp_path / "new")],
+                  ["from-gpt2", str(folder), str(tmp_path / "new")]):
+        assert bare(words) == 2
+        assert capsys.readouterr().err == (
+            "convert: error: install tokenizers: pip install -e .[hf]\n")
+    assert minigpt.main(["generate", "--checkpoint",
+                         str(tmp_path / "read.safetensors")]) == 2
+    err = capsys.readouterr().err
+    assert "pip install -e .[hf]" in err and err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_module_needs_none_of_it():
+    code = ("import sys; sys.modules.update(tokenizers=None, transformers=None); "
+            "import minigpt; print(minigpt.load_checkpoint(minigpt.SHIPPED).step)")
+    status, out, err = shell("-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]; {code}")
+    assert (status, out, err) == (0, "15500\n", "")
+
+
+def test_a_checkpoint_that_names_no_tokenizer_is_refused(folder):
+    saved = read(folder)
+    for wrong in ("ba", "{}x{", "[1]", '[0, "{}"]', saved.tokenizer.characters[:-1]):
+        with pytest.raises(Exception):
+            minigpt.open_tokenizer(wrong)
+    with pytest.raises(MiniGPTError, match="whole MiniGPT"):
+        saved.tokenizer.characters = "ba"
+        saved.save(folder / "m")
+        load_checkpoint(folder / "m")
+
+
+# --- the chapter -----------------------------------------------------------
+
+
+def test_the_program_is_short():
+    assert len(PROGRAM.read_text("utf-8").splitlines()) <= 200
+
+
+def test_the_table_of_names_is_that_of_the_program():
+    page = (ROOT / "book" / "17_out_of_the_nest.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\S+)`(, `bias`)? \| `(\S+)`(?:, `bias`)?(, turned)? \| "
+                      r"\$(.+)\$ \|$", page, re.MULTILINE)
+    sizes = {"V": 20, "T": 7, "C": 6, "3C": 18, "4C": 24}
+    model = MiniGPT(ModelConfig(20, 7, 6, n_layers=2, n_heads=1))
+    listed = {}
+    for other, bias, ours, turned, shape in rows:
+        numbers = [sizes[size.strip()] for size in shape.split(",")]
+        for kind in ["weight", "bias"] if bias else [other.rpartition(".")[2]]:
+            names = [name.rpartition(".")[0] + f".{kind}" for name in (ours, other)]
+            for i in "01":
+                mine, hers = (name.replace(".i.", f".{i}.") for name in names)
+                listed[mine] = hers, numbers, bool(turned)
+    due = {name: (theirs(name, p)[0], [*theirs(name, p)[1].shape],
+                  theirs(name, p)[1] is not p)
+           for name, p in model.named_parameters()}
+    assert listed == due
+
+
+def test_the_largest_differences_are_known():
+    """Run with -s to see them, after the others."""
+    print("largest differences of logits:", LARGEST, transformers.__version__,
+          tokenizers.__version__, torch.__version__)
+    assert max(LARGEST.values()) < 3e-5
