@@ -195,6 +195,15 @@ def mend_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             section["ids"] = [nodes.make_id(f"{section.parent['ids'][0]}-text")]
 
 
+def mend_titles(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Exercise 1.1 Recite (warm-up): no brackets around a title that has some."""
+    for title in doctree.findall(nodes.title):
+        texts = [node for node in title.children if isinstance(node, nodes.Text)]
+        if len(texts) > 1 and (texts[0], texts[-1]) == (" (", ")"):
+            title.replace(texts[0], nodes.Text(" "))
+            title.remove(texts[-1])
+
+
 def mend_roles(app: Sphinx, pagename: str, template: str, context: dict,
                doctree) -> None:
     """Mend the roles of references; let the keyboard scroll wide tables."""
@@ -221,6 +230,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", label_cells)
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)
+    app.connect("doctree-resolved", mend_titles)
     app.connect("doctree-resolved", tell_time)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", drop_thebe, priority=900)
