@@ -1362,7 +1362,7 @@ def run_generate(**typed) -> int:
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
-        tell(f"the first {unread} characters of the prompt are not read: the "
+        tell(f"the first {unread} tokens of the prompt are not read: the "
              f"model can see {T}")
     rows = torch.tensor([ids] * options.num_samples, device=machine.device)
     reader = (cached if options.cache else uncached)(
@@ -1464,4 +1464,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: d95adb71c21ab845c40a414776e75f45fab93b97202f8e8dd3b11abc03cc2bff
+# tangled: 847f285dab7006cdf3db9fac2413e167959eb2c263a717d651e62c5047fd38ba

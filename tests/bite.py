@@ -149,6 +149,9 @@ def survives(mutant: Mutant) -> bool:
 
 def main(chapters: list[str]) -> int:
     found = [m for m in mutants() if not chapters or m.chapter in chapters]
+    if any(m.program.file != tangle.MODULE for m in found):
+        with contextlib.suppress(ImportError):  # once, for all the forks
+            from transformers import GPT2LMHeadModel, pipeline  # noqa: F401
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(survives, found))
     alive = [m for m, survived in zip(found, results) if survived]

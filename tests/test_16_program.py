@@ -715,7 +715,7 @@ def test_a_prompt_longer_than_the_context_is_noted(line, best, length, unread):
     prompt = ("def f1(x):\n    " * 3)[:length]
     _, out, err = line(*writing(best, "--prompt", prompt, "--max-new-tokens", 3))
     assert out.startswith(prompt)
-    note = f"the first {unread} characters of the prompt are not read.* 16\n"
+    note = f"the first {unread} tokens of the prompt are not read.* 16\n"
     assert bool(re.search(note, err)) == (unread > 0)
     assert ("not read" in err) == (unread > 0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -37,7 +37,8 @@ transformers.utils.logging.set_verbosity_error()
 END = "<|endoftext|>"
 LARGEST = {"to-hf": 0.0, "from-gpt2": 0.0}  # differences of logits, so far
 quiet = partial(settings, deadline=None, derandomize=True,
-                suppress_health_check=list(HealthCheck))
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate])  # to shrink an example takes minutes
 
 
 def difference(way: str, ours: MiniGPT, other, ids: torch.Tensor) -> float:
@@ -539,6 +540,7 @@ def shell(*words) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
     path = tmp_path / "gpt2.safetensors"
     assert shell(PROGRAM, "from-gpt2", folder, path) == (0, "", "")

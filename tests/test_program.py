@@ -79,7 +79,7 @@ def test_stdout_is_prompt_text_and_newline_to_the_byte(trained):
     text = minigpt.write(saved, prompt, max_new_tokens=50, seed=3)
     status, out, err = shell(trained, *words, stdin=prompt)
     assert (status, out) == (0, text + "\n")
-    assert "characters of the prompt are not read" in err
+    assert "tokens of the prompt are not read" in err
     status, out, _ = shell(trained, *words, "--num-samples", 2, stdin=prompt)
     empty, *texts = re.split("--- sample . of 2\n", out)
     assert status == 0 and empty == "" and len(texts) == 2
