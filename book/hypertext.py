@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tangle
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -40,6 +41,19 @@ class Book:
         return self.home | home(self.companions.get(page, []))
 
 
+def per_page(handler):
+    """A handler of a page, for builders too that join all pages into one."""
+
+    def each(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+        joined = list(doctree.findall(addnodes.start_of_file))
+        for node in joined:
+            handler(app, node, node["docname"])
+        if not joined:
+            handler(app, doctree, docname)
+
+    return each
+
+
 def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
     """Yield (page, anchor, first line in its file, cell) for each cell."""
     # Blank lines before a cell have its origin, too: the last line counts.
@@ -48,7 +62,8 @@ def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell
     for cell in program.cells:
         counts[cell.chapter] = counts.get(cell.chapter, 0) + 1
         first = line_of[cell.chapter, cell.line]
-        yield cell.chapter, f"part-{counts[cell.chapter]}", first, cell
+        anchor = f"part-{cell.chapter.stem[:2]}-{counts[cell.chapter]}"
+        yield cell.chapter, anchor, first, cell
 
 
 def home(parts) -> dict[str, tuple[Path, str, int, str]]:
@@ -91,6 +106,7 @@ def outdated(app: Sphinx, env, added: set, changed: set,
 # --- what stands on the pages ----------------------------------------------
 
 
+@per_page
 def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Say above each tangled cell which lines of the program it becomes."""
     page = tangle.TOC.parent / f"{docname}.md"
@@ -128,6 +144,7 @@ def reading_minutes(doctree: nodes.document) -> int:
     return max(5, round(words / 1000) * 5)
 
 
+@per_page
 def tell_time(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Say under the title how long a chapter takes."""
     if tangle.CHAPTER.fullmatch(Path(docname).name) is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tangle
 from docutils import nodes
+from hypertext import per_page
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style
@@ -167,7 +168,7 @@ class Addresses:
 def link_code(app: Sphinx, pagename: str, template: str, context: dict,
               doctree) -> None:
     """Link the names in a page's highlighted code."""
-    if not context.get("body") or app.builder.format != "html":
+    if not context.get("body") or app.builder.name != "html":
         return
     addresses = Addresses(app, pagename)
     inner = {cell.source.strip(): locals_of(cell.source)
@@ -197,6 +198,7 @@ def link_code(app: Sphinx, pagename: str, template: str, context: dict,
     context["body"] = BLOCK.sub(block, context["body"])
 
 
+@per_page
 def link_inline(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Link the names in the prose's inline code."""
     if app.builder.format != "html":
@@ -253,6 +255,7 @@ def terms(app: Sphinx) -> dict[str, tuple[int, str]]:
     return found
 
 
+@per_page
 def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Link each term of the glossary where a page uses it first."""
     chapter = tangle.CHAPTER.fullmatch(Path(docname).name)
@@ -280,6 +283,7 @@ def read_terms(app: Sphinx, env) -> None:
     app.terms = terms(app)
 
 
+@per_page
 def cited_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """After each reference, link the chapters that cite it."""
     if docname != REFERENCES:

@@ -45,6 +45,8 @@ INSERT = """([style, list]) => {
     const first = document.querySelector('.bd-article h1');
     first.insertAdjacentElement('afterend', box);
     document.documentElement.dataset.theme = 'light';
+    for (const link of document.querySelectorAll('a[href^="#document-"]'))
+        link.setAttribute('href', link.getAttribute('href').replace(/^#.*#/, '#'));
     for (const fold of document.querySelectorAll('details')) fold.open = true;
 }"""
 
