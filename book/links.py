@@ -228,9 +228,9 @@ def warn_unlinked(app: Sphinx, env) -> None:
     for page in tangle.pages():
         for line, name in unlinked(page, app.torch_names):
             log.warning(f"{name} has no address in {TORCH_NAMES.name}",
-                        location=(str(page), line))
+                        location=(f"book/{page.stem}", line))
     for page in {*Path(__file__).parent.glob("*.md")} - {*tangle.pages()}:
-        log.warning(f"not in {tangle.TOC.name}", location=(str(page), 1))
+        log.warning(f"not in {tangle.TOC.name}", location=(f"book/{page.stem}", 1))
 
 
 def write_cards(app: Sphinx) -> None:
