@@ -8,7 +8,6 @@ once with these numbers in the table of contents.
 """
 
 import html
-import os
 import shutil
 import subprocess
 import sys
@@ -51,12 +50,17 @@ INSERT = """([style, list]) => {
 }"""
 
 
-def contents(headings: list[list[str]], numbers: dict[str, int]) -> str:
+def contents(headings: list[list[str]], numbers: list[int]) -> str:
     """The table of contents, as items of a list."""
     return "".join(
         f'<li class="{level}"><a href="#{id_}">{html.escape(text)}</a><span class="dots">'
-        f'</span><span class="page">{numbers.get(text, "000")}</span></li>'
-        for level, id_, text in headings)
+        f'</span><span class="page">{number}</span></li>'
+        for (level, id_, text), number in zip(headings, numbers))
+
+
+def squeeze(text: str) -> str:
+    """A heading without its blanks and the sign of its link."""
+    return "".join(text.split()).rstrip("#")
 
 
 def flat(outline: list) -> Iterator[pypdf.generic.Destination]:
@@ -68,15 +72,35 @@ def flat(outline: list) -> Iterator[pypdf.generic.Destination]:
             yield entry
 
 
-def printed(tab: Page, path: Path) -> dict[str, int]:
+def printed(tab: Page, path: Path, headings: list[list[str]]) -> list[int]:
     """Print a page to a PDF; on which of its pages each heading stands."""
     tab.pdf(path=path, format="A4", outline=True, tagged=True, print_background=True,
             display_header_footer=True, header_template="<span></span>",
             footer_template=FOOTER, margin={"top": "18mm", "bottom": "18mm",
                                             "left": "17mm", "right": "17mm"})
     reader = pypdf.PdfReader(path)
-    return {entry.title.strip().rstrip("#").strip(): reader.get_destination_page_number(entry) + 1
-            for entry in flat(reader.outline)}
+    outline, numbers = flat(reader.outline), []
+    for _, _, text in headings:  # both are in the order of the book
+        entry = next(entry for entry in outline if squeeze(entry.title) == squeeze(text))
+        numbers.append(reader.get_destination_page_number(entry) + 1)
+    return numbers
+
+
+def print_book(page: Path, target: Path) -> None:
+    """Print a page that holds the whole book, with its contents, to a PDF."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium,
+                                             args=["--no-sandbox"])
+        tab = browser.new_page(color_scheme="light")
+        tab.goto(page.as_uri())
+        tab.emulate_media(media="print")
+        headings = tab.evaluate(HEADINGS)
+        numbers = [0] * len(headings)
+        for _ in range(2):
+            tab.evaluate(INSERT, [STYLE, contents(headings, numbers)])
+            numbers = printed(tab, target, headings)
+        browser.close()
 
 
 def main() -> int:
@@ -84,20 +108,9 @@ def main() -> int:
     done = subprocess.run([program, *COMMAND[1:]], cwd=tangle.TOC.parent)
     if done.returncode:
         return done.returncode
-    target = BUILD / "minigpt.pdf"
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium,
-                                             args=["--no-sandbox"])
-        tab = browser.new_page(color_scheme="light")
-        tab.goto((BUILD / "singlehtml" / "book" / "index.html").as_uri())
-        tab.emulate_media(media="print")
-        headings = tab.evaluate(HEADINGS)
-        numbers = {}
-        for _ in range(2):
-            tab.evaluate(INSERT, [STYLE, contents(headings, numbers)])
-            numbers = printed(tab, target)
-        browser.close()
+    target, page = BUILD / "minigpt.pdf", BUILD / "singlehtml" / "whole.html"
+    (page.parent / "book" / "index.html").replace(page)  # where its links begin
+    print_book(page, target)
     print(f"{target}: {len(pypdf.PdfReader(target).pages)} pages")
     return 0
 

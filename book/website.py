@@ -113,9 +113,16 @@ def chapters() -> list[Path]:
     return [page for page in tangle.pages() if tangle.CHAPTER.fullmatch(page.stem)]
 
 
+def share_writers(app: Sphinx) -> None:
+    """Let the joined page and the e-book be written as pages are."""
+    writers = app.registry.translation_handlers
+    for name in ("singlehtml", "epub"):
+        writers[name] = writers["html"] | writers.get(name, {})
+
+
 def write_downloads(app: Sphinx) -> None:
     """Fill the folder `take` of the site."""
-    if app.builder.format != "html" or app.builder.name == "epub":
+    if app.builder.name != "html":
         return
     base, folder = app.config.html_baseurl, Path(app.outdir, "take")
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +208,7 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict,
 def setup(app: Sphinx) -> dict:
     app.add_directive("chapter-cards", CardsDirective)
     app.connect("builder-inited", write_downloads)
+    app.connect("builder-inited", share_writers)
     app.connect("doctree-resolved", fill_cards)
     app.connect("doctree-resolved", offer, priority=600)  # after the minutes
     app.connect("html-page-context", describe, priority=800)
