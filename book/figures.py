@@ -269,7 +269,8 @@ def lines_along(samples: Sequence[dict], losses: dict[int, float],
 
 def places(losses: Sequence[float], pairs: float) -> None:
     """The loss at each place of a window, and that of counted pairs."""
-    figure, axes = plt.subplots()
+    # It stands in a solution, which is narrower than a page.
+    figure, axes = plt.subplots(figsize=(WIDTH - 0.3, 2.8))
     axes.semilogx(range(1, len(losses) + 1), losses, ".-", color=BLUE)
     axes.axhline(pairs, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("knows pairs", (1, pairs), (0, 3), ha="right",
@@ -312,7 +313,7 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
         axes.imshow([[shade(x, top) for x in v] for v, top in zip(values, tops)])
         axes.set_xticks(range(len(names)), names, family="monospace")
         axes.set_yticks(range(len(names)), names, family="monospace")
-        axes.tick_params(length=0, labelsize=9.3, labelcolor=INK)
+        axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
         axes.set_title(name)
     for axes in grid[-1]:
         axes.set_xlabel("key")
@@ -371,11 +372,10 @@ def cache_rows(calls: Sequence[tuple[int, int]], prompt: int) -> None:
     for row, (kept, read) in enumerate(calls):
         start = prompt + row - kept - read
         for x in range(start, prompt + row):
-            color = GREEN if x < start + kept else ORANGE
-            axes.barh(row, 0.86, left=x + 0.57, height=0.8, color=color,
-                      alpha=0.55 if color == GREEN else 1)
-    axes.bar(0, 0, color=GREEN, alpha=0.55, label="kept: keys and values")
-    axes.bar(0, 0, color=ORANGE, label="read")
+            axes.barh(row, 0.86, left=x + 0.57, height=0.8,
+                      color=GREY if x < start + kept else BLUE)
+    axes.bar(0, 0, color=GREY, label="kept: keys and values")
+    axes.bar(0, 0, color=BLUE, label="read")
     axes.set(xlabel="character of the text", ylabel="call",
              yticks=range(0, len(calls), 2),
              yticklabels=range(1, len(calls) + 1, 2),

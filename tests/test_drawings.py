@@ -96,6 +96,19 @@ def test_a_drawing_leads_to_what_it_shows_and_says_it_in_words(path):
     assert min(map(float, re.findall(r'font-size="([\d.]+)"', text))) >= 10
 
 
+@pytest.mark.parametrize("argument, said", [
+    ("nose", "the model has no part 'nose'"), ("", "1 argument(s) required")])
+def test_a_wrong_part_of_the_model_is_a_warning_with_file_and_line(
+        argument, said, tmp_path):
+    application = pytest.importorskip("sphinx.application")
+    (tmp_path / "index.md").write_text(f"# A\n\n```{{model}} {argument}\n```\n")
+    (tmp_path / "conf.py").write_text("extensions = ['myst_parser', 'drawings']\n")
+    out, warnings = tmp_path / "out", io.StringIO()
+    application.Sphinx(tmp_path, tmp_path, out, out, "html", status=None,
+                       warning=warnings).build()
+    assert "index.md:3: " in warnings.getvalue() and said in warnings.getvalue()
+
+
 @SLOW
 @IN_A_BROWSER
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
