@@ -14,6 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
+APPLY, THIN = "&#x2061;", '<mspace width="0.17em"></mspace>'
+AFTER = re.compile(rf"(<mo>{APPLY}</mo>)(?!<mo[^>]*>[(\[]|<mrow><mo[^>]*>[(\[])")  # ln x
+BEFORE = re.compile(rf"(</m[in]>|</msu[bp]>)(?=<mi>\w\w+</mi><mo>{APPLY}</mo>)")  # 2 ln
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +29,8 @@ def mathml(node: nodes.Element, block: bool) -> str:
         log.warning(f"formula {source!r}: {error}", location=node)
         return f"<code>{escape(source)}</code>"
     text = re.sub(r">\s+<", "><", text)  # it was indented
+    text = text.replace("&ApplyFunction;", APPLY)  # the name is HTML's alone
+    text = AFTER.sub(rf"\1{THIN}", BEFORE.sub(rf"\1{THIN}", text))
     return text.replace("<math ", f'<math alttext="{escape(source)}" ', 1)
 
 

@@ -125,6 +125,13 @@ def test_a_formula_becomes_mathml_with_its_source():
     assert text.startswith('<math alttext="x_1 &lt; \\sqrt{D}"') and "<msqrt>" in text
 
 
+@pytest.mark.parametrize("source, spaces", [
+    (r"\ln p", 1), (r"\ln(p)", 0), (r"2 \ln V", 2), (r"-\ln \operatorname{f}(z)", 1)])
+def test_a_function_has_room_unless_a_bracket_follows(source, spaces):
+    text = mathematics.mathml(nodes.math("", source), block=False)
+    assert text.count("<mspace") == spaces and "ApplyFunction" not in text
+
+
 def test_the_programs_after_each_chapter_grow_to_the_whole():
     programs = [tangle.tangle(tangle.until(tangle.pages(), page.stem)).text
                 for page in CHAPTERS]
