@@ -60,22 +60,33 @@ chapters, and <a href="{0}search.html">the search</a> looks into them.</p></html
 # --- what one takes along --------------------------------------------------
 
 
+FENCED = re.compile(r"^(`{3,}){([\w-]+)} *(.*)\n((?:.*\n)*?)\1 *$", re.M)
+COLONS = re.compile(r"^:::+ *{([\w-]+)} *(.*)$", re.M)
+OPTION = re.compile(r"^:([\w-]+):? *(.*)\n?", re.M)
+
+
 def prose(text: str) -> str:
     """A page's Markdown as any notebook shows it: MyST's own signs become plain."""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = re.sub(r"^(:::+|```+)\s*{(\w[\w-]*)}\s*(.*)$", block_title, text, flags=re.M)
-    text = re.sub(r"^:(label|class|nonumber|hidden|style)\S*:?.*$\n?", "", text, flags=re.M)
-    text = re.sub(r"^:::+\s*$\n?", "", text, flags=re.M)
+    text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), text)
+    text = COLONS.sub(lambda m: plain(m[1], m[2], ""), text)
+    text = re.sub(r"^:::+\s*$\n?", "", OPTION.sub("", text), flags=re.M)
     text = re.sub(r"{cite:\w+}`([a-z]+)(\d+)\w*`",
                   lambda m: f"({m[1].title()}, {m[2]})", text)
     return re.sub(r"{\w[\w:-]*}`([^`<]+?)(?:\s*<[^`]+>)?`", r"\1", text)
 
 
-def block_title(match: re.Match[str]) -> str:
-    """The first line of a directive, as a heading in bold."""
-    kind, title = match[2].replace("-", " "), match[3].strip()
-    named = title if kind == "admonition" else f"{kind.capitalize()}: {title}".rstrip(": ")
-    return f"**{named}**\n"
+def plain(kind: str, title: str, body: str) -> str:
+    """A directive in plain Markdown."""
+    body = OPTION.sub("", body).strip()
+    if kind == "model" or kind.endswith("-end"):
+        return ""
+    if kind == "figure":
+        return f"![]({title})\n\n{body}"
+    if kind not in ("margin", "admonition"):
+        words = kind.removesuffix("-start").capitalize()
+        title = words if words == "Solution" else f"{words}: {title}".rstrip(": ")
+    return f"**{title}**\n\n{body}".removeprefix("****\n\n")
 
 
 def notebook(page: Path, base: str) -> str:

@@ -54,7 +54,20 @@ def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
         cell.source.strip() for cell in tangle.cells(page)]
     text = "\n".join("".join(cell["source"]) for cell in cells
                      if cell["cell_type"] == "markdown")
-    assert re.findall(r"{[a-z:]+}`|^:::.*|^```{.*", text, re.M) == []
+    assert re.findall(r"{[a-z:]+}`|^:::.*|^```{.*|^:label:.*", text, re.M) == []
+    assert len(re.findall("^```", text, re.M)) % 2 == 0
+
+
+def test_directives_become_plain_markdown():
+    assert website.prose(
+        "```{exercise-start} Count (warm-up)\n:label: ex-1\n```\nHow many?\n"
+        "```{exercise-end}\n```\n\n```{solution-start} ex-1\n:class: dropdown\n```\n"
+        "Two.\n\n:::{admonition} You might think\n:class: belief\nThree.\n:::\n"
+        "```{margin}\nSee {cite:p}`he2016deep`.\n```\n"
+        "```{figure} a.svg\n:name: fig\n\nA drawing.\n```\n"
+    ).split() == (
+        "**Exercise: Count (warm-up)** How many? **Solution** Two. **You might think** "
+        "Three. See (He, 2016). ![](a.svg) A drawing.").split()
 
 
 @pytest.mark.parametrize("stem", ["02_tokenizer", "06_heads", "12_checkpoints"])
