@@ -23,6 +23,8 @@ COMMAND = ["jupyter-book", "build", ".", "--builder", "custom", "--custom-builde
            "singlehtml", "--warningiserror", "--nitpick"]
 STYLE = """
 nav.print-toc { break-after: page; font-family: var(--book-ui); font-size: 9pt; }
+nav.print-toc p { font-size: 12pt; font-family: var(--pst-font-family-base); }
+nav.print-toc p.book { margin: 0; font-size: 34pt; font-weight: 600; }
 nav.print-toc li { display: flex; gap: .5em; list-style: none; margin: 0; }
 nav.print-toc li.two { padding-left: 1.5em; }
 nav.print-toc li.one { font-weight: 600; margin-top: .4em; }
@@ -32,14 +34,15 @@ nav.print-toc a { color: inherit; text-decoration: none; }
 """
 FOOTER = """<div style="width:100%; font-size:8px; text-align:center; color:#555">
 <span class="pageNumber"></span></div>"""
-HEADINGS = """() => [...document.querySelectorAll('.bd-article h1, .bd-article h2')]
+HEADINGS = """() => [...document.querySelectorAll('.bd-article h2, .bd-article h3')]
     .filter(h => h.closest('section') && h.getClientRects().length)
-    .map(h => [h.tagName == 'H1' ? 'one' : 'two', h.closest('section').id,
+    .map(h => [h.tagName == 'H2' ? 'one' : 'two', h.closest('section').id,
                h.innerText.replace(/#\\s*$/, '').trim()])"""
 INSERT = """([style, list]) => {
     document.querySelector('nav.print-toc')?.parentElement.remove();
     const box = document.createElement('div');
-    box.innerHTML = `<style>${style}</style><nav class="print-toc"><h2>Contents</h2>
+    box.innerHTML = `<style>${style}</style><nav class="print-toc"><p class="book">MiniGPT</p>
+        <p>How a language model works, as a program that you read</p><h2>Contents</h2>
         <ul>${list}</ul></nav>`;
     const first = document.querySelector('.bd-article h1');
     first.insertAdjacentElement('afterend', box);

@@ -12,6 +12,7 @@ import re
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import jupytext
@@ -208,7 +209,7 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict,
         and "minutes" not in node["classes"])
     text = " ".join(next(paragraphs, TITLE).split())
     context["description"] = text if len(text) < 200 else text[:197].rsplit(" ", 1)[0] + " …"
-    title = re.sub(r"<[^>]+>", "", context.get("title") or "")
+    title = unescape(re.sub(r"<[^>]+>", "", context.get("title") or ""))
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
     context["address"] = base and f"{base}{pagename}.html"
@@ -216,8 +217,13 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict,
     context["theme_extra_footer"] = f"<p>{FOOTER.format(up, up)}</p>"
 
 
+def tell_version(app: Sphinx, config) -> None:
+    config.version = config.release = VERSION
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("chapter-cards", CardsDirective)
+    app.connect("config-inited", tell_version)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)
     app.connect("doctree-resolved", fill_cards)
