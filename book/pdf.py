@@ -22,6 +22,7 @@ BUILD = tangle.TOC.with_name("_build")
 COMMAND = ["jupyter-book", "build", ".", "--builder", "custom", "--custom-builder",
            "singlehtml", "--warningiserror", "--nitpick"]
 STYLE = """
+span[id^="document-"] + section { break-before: page; }
 nav.print-toc { break-after: page; font-family: var(--book-ui); font-size: 9pt; }
 nav.print-toc p { font-size: 12pt; font-family: var(--pst-font-family-base); }
 nav.print-toc p.book { margin: 0; font-size: 34pt; font-weight: 600; }
