@@ -329,7 +329,8 @@ def setup(app: Sphinx) -> dict:
     app.torch_names = torch_names()
     app.add_js_file("names.js", loading_method="defer")
     app.add_js_file("cards.js", loading_method="defer")
-    app.add_js_file("scroll.js", loading_method="defer")
+    for name in ("scroll.js", "print.js"):
+        app.add_js_file(name, loading_method="defer")
     app.connect("builder-inited", write_cards)
     app.connect("env-check-consistency", warn_unlinked)
     app.connect("env-updated", read_terms)

@@ -201,6 +201,21 @@ def test_the_keyboard_sees_where_it_is_and_formulas_are_no_stops(chromium):
         tab.close()
 
 
+def test_paper_is_light_whatever_the_screen_is(chromium):
+    tab = chromium.new_page(color_scheme="dark")
+    try:
+        tab.goto(address(ROOT / "book" / "02_tokenizer.md"))
+        theme = "document.documentElement.dataset.theme"
+        assert tab.evaluate(theme) == "dark"
+        tab.evaluate("window.addEventListener('beforeprint', "
+                     f"() => {{ window.printed = {theme}; }})")
+        tab.pdf()
+        assert tab.evaluate("window.printed") == "light"
+        assert tab.evaluate(theme) == "dark"
+    finally:
+        tab.close()
+
+
 def test_the_site_offers_the_program_and_says_when_a_page_is_missing():
     assert (HTML / "take" / "minigpt.py").read_bytes() == (ROOT / "minigpt.py").read_bytes()
     assert (HTML / "take" / "minigpt.zip").stat().st_size > 10**7
