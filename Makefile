@@ -25,7 +25,7 @@ bite: .venv/test               ## do the tests notice when code is broken?
 answers: .venv/test            ## do the tests of the exercises tell solved from unsolved?
 	$(BIN)/python tests/answers.py
 
-bench: .venv/hf                ## how fast, beside what others have made (6 minutes)
+bench: .venv/hf                ## how fast, beside what others have made
 	$(INSTALL) --no-deps llms-from-scratch
 	$(BIN)/python tests/bench/peers.py --json _build/peers.json
 
@@ -33,7 +33,7 @@ corpus: .venv/test .venv/book .venv/browser .venv/hub .venv/hf  ## 50 MB of Pyth
 	$(BIN)/python data/make_corpus.py
 
 pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
-	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py
+	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py tests/test_drawings.py
 
 book: .venv/book               ## the HTML book, in _build/html
 	$(BIN)/python book/build.py

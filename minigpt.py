@@ -1296,7 +1296,7 @@ def run_train(**typed) -> int:
             print(f"--data is not read again: the text is kept in {folder}")
         agree()
         run = open_run(folder, **typed)
-        agree(run.step, run.best_loss, run.fingerprint, run.config, run.model)
+        agree(run.config, zlib.crc32((folder / LAST).read_bytes()))
         print(f"{folder}: step {run.step} of {run.config.max_steps} on "
               f"{run.machine}")
         number = train(run, deadline, cached)
@@ -1464,4 +1464,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 847f285dab7006cdf3db9fac2413e167959eb2c263a717d651e62c5047fd38ba
+# tangled: d3debe85d834491c7e0f63b80452bdc15d9af0da1aabf2a3c2f0bd2d9bfa5d13

@@ -1,8 +1,8 @@
 """A Sphinx extension that turns the book and its program into one hypertext.
 
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
-of a companion say which of its lines); the directive `whole-program` shows the program, each part linked back to its cell;
-`every-name` lists the definitions. (What else links is the work of `links.py`.)
+of a companion say which of its lines); the directive `whole-program` shows the
+program, each part linked back to its cell; `every-name` lists the definitions. (What else links is the work of `links.py`.)
 """
 
 import ast
@@ -223,11 +223,9 @@ def mend_titles(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def mend_roles(app: Sphinx, pagename: str, template: str, context: dict,
                doctree) -> None:
-    """Mend the roles of references; let the keyboard scroll wide tables."""
-    for old, new in ((' role="doc-biblioentry"', ""),
-                     (' role="list" class="citation-list"', ""),
-                     ("<table ", '<table tabindex="0" ')):
-        context["body"] = context.get("body", "").replace(old, new)
+    """Leave out roles of references that do not fit what they stand in."""
+    for role in (' role="doc-biblioentry"', ' role="list" class="citation-list"'):
+        context["body"] = context.get("body", "").replace(role, "")
 
 
 def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict,

@@ -10,13 +10,14 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from html import escape, unescape
 from importlib import metadata
 from pathlib import Path
 
 import tangle
 from docutils import nodes
-from hypertext import per_page
+from hypertext import page_name, per_page
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style
@@ -159,10 +160,16 @@ class Addresses:
             return None
         if words[0] not in self.home:
             return None
-        target = self.home[words[0]][0]
-        there = self.app.builder.get_relative_uri(
-            self.docname, f"{target.parent.name}/{target.stem}")
+        target = page_name(self.home[words[0]][0])
+        there = self.app.builder.get_relative_uri(self.docname, target)
         return "name", f"{there}#def-{words[0]}"
+
+
+@cache
+def inner_names() -> dict[str, Local]:
+    """The local names of each cell of the book, by its text."""
+    return {cell.source.strip(): locals_of(cell.source)
+            for page in tangle.pages() for cell in tangle.cells(page)}
 
 
 def link_code(app: Sphinx, pagename: str, template: str, context: dict,
@@ -170,9 +177,7 @@ def link_code(app: Sphinx, pagename: str, template: str, context: dict,
     """Link the names in a page's highlighted code."""
     if not context.get("body") or app.builder.name != "html":
         return
-    addresses = Addresses(app, pagename)
-    inner = {cell.source.strip(): locals_of(cell.source)
-             for page in tangle.pages() for cell in tangle.cells(page)}
+    addresses, inner = Addresses(app, pagename), inner_names()
 
     def block(match: re.Match[str]) -> str:
         text = unescape(TAG.sub("", match[0])).strip()
@@ -228,9 +233,9 @@ def warn_unlinked(app: Sphinx, env) -> None:
     for page in tangle.pages():
         for line, name in unlinked(page, app.torch_names):
             log.warning(f"{name} has no address in {TORCH_NAMES.name}",
-                        location=(f"book/{page.stem}", line))
+                        location=(page_name(page), line))
     for page in {*Path(__file__).parent.glob("*.md")} - {*tangle.pages()}:
-        log.warning(f"not in {tangle.TOC.name}", location=(f"book/{page.stem}", 1))
+        log.warning(f"not in {tangle.TOC.name}", location=(page_name(page), 1))
 
 
 def write_cards(app: Sphinx) -> None:
@@ -245,14 +250,13 @@ def write_cards(app: Sphinx) -> None:
 # --- terms and references --------------------------------------------------
 
 
-def terms(app: Sphinx) -> dict[str, tuple[int, str]]:
-    """The terms of the glossary: from which chapter on they link, and their id."""
-    doctree, found = app.env.get_doctree(GLOSSARY), {}
-    for item in doctree.findall(nodes.definition_list_item):
+def read_terms(app: Sphinx, env) -> None:
+    """Note the terms of the glossary: from which chapter on they link, and their id."""
+    app.terms = {}
+    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
         term = next(item.findall(nodes.term))
         numbers = re.findall(r"hapters? (\d+)", item.astext())
-        found[term.astext()] = (int(numbers[0]) if numbers else 1, term["ids"][0])
-    return found
+        app.terms[term.astext()] = int(numbers[0]) if numbers else 1, term["ids"][0]
 
 
 @per_page
@@ -277,10 +281,6 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                 internal=True, classes=["term"])
             text.parent.replace(text, [nodes.Text(text[:match.start()]), link,
                                        nodes.Text(text[match.end():])])
-
-
-def read_terms(app: Sphinx, env) -> None:
-    app.terms = terms(app)
 
 
 @per_page
@@ -327,9 +327,7 @@ class ByAuthor(Style):
 def setup(app: Sphinx) -> dict:
     register_plugin("pybtex.style.formatting", "by_author", ByAuthor)
     app.torch_names = torch_names()
-    app.add_js_file("names.js", loading_method="defer")
-    app.add_js_file("cards.js", loading_method="defer")
-    for name in ("scroll.js", "print.js"):
+    for name in ("names.js", "cards.js", "scroll.js", "print.js"):
         app.add_js_file(name, loading_method="defer")
     app.connect("builder-inited", write_cards)
     app.connect("env-check-consistency", warn_unlinked)

@@ -19,7 +19,7 @@ import jupytext
 import nbformat
 import tangle
 from docutils import nodes
-from hypertext import page_name, reading_minutes
+from hypertext import Book, last_line, page_name, reading_minutes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -30,9 +30,9 @@ ZIP = """minigpt.py README.md LICENSE Makefile pyproject.toml constraints.txt _t
     checkpoints/CARD.md checkpoints/convert.py book/*.md book/*.py book/*.txt book/*.bib
     book/_static/**/* book/_templates/**/* book/runs/**/* tests/**/*""".split()
 TITLE = "MiniGPT: how a language model works, as a program that you read"
-FOOTER = ('MiniGPT {}, text and code under the <a href="{{}}take/LICENSE">MIT licence</a>. '
-          '<a href="{{}}take/minigpt.zip">Source</a> of the book and the program.'
-          ).format(VERSION)
+FOOTER = (f'<p>MiniGPT {VERSION}, text and code under the <a href="{{up}}take/LICENSE">MIT '
+          'licence</a>. <a href="{up}take/minigpt.zip">Source</a> of the book and the '
+          'program.</p>')
 FETCH = '''\
 # Finds the program: beside this notebook, in the folder above, or in minigpt.zip.
 import os, sys, urllib.request, zipfile
@@ -120,6 +120,16 @@ def archive(base: str) -> bytes:
     return buffer.getvalue()
 
 
+def stages(book: Book) -> Iterator[tuple[Path, str]]:
+    """Yield each chapter, and the program as it stands at its end."""
+    lines = book.program.text.split("\n")
+    ends = {page: last_line(first, cell) for page, _, first, cell in book.parts}
+    end = 0
+    for page in chapters():
+        end = ends.get(page, end)
+        yield page, "\n".join(lines[:end]) + "\n"
+
+
 def chapters() -> list[Path]:
     """The pages that are chapters, in reading order."""
     return [page for page in tangle.pages() if tangle.CHAPTER.fullmatch(page.stem)]
@@ -141,10 +151,9 @@ def write_downloads(app: Sphinx) -> None:
     (folder / "minigpt.zip").write_bytes(archive(base))
     for name in ("minigpt.py", "LICENSE"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
-    for page in chapters():
+    for page, program in stages(app.book):
         (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
-        program = tangle.tangle(tangle.until(tangle.pages(), page.stem))
-        (folder / f"minigpt_{page.stem[:2]}.py").write_text(program.text, "utf-8")
+        (folder / f"minigpt_{page.stem[:2]}.py").write_text(program, "utf-8")
     Path(app.outdir, "404.html").write_text(LOST.format(base or "/"), "utf-8")
 
 
@@ -203,18 +212,18 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict,
              doctree: nodes.document | None) -> None:
     """Title, description and addresses of a page, and its footer."""
     first = pagename == app.config.root_doc
-    paragraphs: Iterator = iter(()) if doctree is None else (
-        node.astext() for node in doctree.findall(nodes.paragraph)
-        if isinstance(node.parent, nodes.section) and len(node.astext()) > 60
-        and "minutes" not in node["classes"])
-    text = " ".join(next(paragraphs, TITLE).split())
+    paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
+    told = (node.astext() for node in paragraphs
+            if isinstance(node.parent, nodes.section) and len(node.astext()) > 60
+            and "minutes" not in node["classes"])
+    text = " ".join(next(told, TITLE).split())
     context["description"] = text if len(text) < 200 else text[:197].rsplit(" ", 1)[0] + " …"
     title = unescape(re.sub(r"<[^>]+>", "", context.get("title") or ""))
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
     context["address"] = base and f"{base}{pagename}.html"
     context["picture"] = base and f"{base}_static/at-work.png"
-    context["theme_extra_footer"] = f"<p>{FOOTER.format(up, up)}</p>"
+    context["theme_extra_footer"] = FOOTER.format(up=up)
 
 
 def tell_version(app: Sphinx, config) -> None:

@@ -23,6 +23,8 @@ import tarfile
 from importlib import metadata
 from pathlib import Path, PurePath
 
+from minigpt import write_atomically
+
 HERE = Path(__file__).parent
 STDLIB = HERE / "python-stdlib.tar.xz"
 PINS = HERE.with_name("constraints.txt")
@@ -97,19 +99,14 @@ def cut(files: Files, share: int) -> Files:
 
 
 def write(archive: Path, files: Files) -> None:
-    """Write a .tar.gz without dates, whole or not at all."""
-    temporary = archive.with_name(f"tmp.{archive.name}")
-    try:
-        with (temporary.open("wb") as raw,
-              gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-              tarfile.open(fileobj=packed, mode="w") as file):
-            for name, text in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(text)
-                file.addfile(member, io.BytesIO(text))
-        temporary.replace(archive)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a .tar.gz without dates."""
+    with (archive.open("wb") as raw,
+          gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+          tarfile.open(fileobj=packed, mode="w") as file):
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            file.addfile(member, io.BytesIO(text))
 
 
 def collect(pins: Path, stdlib: Path) -> tuple[dict[str, Files], list[dict], list[str]]:
@@ -149,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
                            max(0, int(args.megabytes * 1e6) - size(stdlib)))
         taken = {"python-stdlib": stdlib} | {
             name: cut(found[name], share) for name in [*found][1:]}
-        write(args.archive, {n: t for files in taken.values() for n, t in files.items()})
+        together = {n: t for files in taken.values() for n, t in files.items()}
+        write_atomically(args.archive, lambda path: write(path, together))
         for record, files in zip(about, taken.values()):
             programs = [text for name, text in files.items() if name.endswith(".py")]
             record |= {"files": len(programs), "bytes": sum(map(len, programs)),

@@ -336,8 +336,13 @@ def test_a_folder_that_one_node_does_not_see_ends_both(corpus, tmp_path):
 
 
 def test_folders_with_different_runs_are_refused(runs, tmp_path):
-    for folder, run in (("a", "1"), ("b", "2")):
-        shutil.copytree(runs / run, tmp_path / folder / "run")
+    for folder in ("a", "b"):
+        shutil.copytree(runs / "1", tmp_path / folder / "run")
+    path = tmp_path / "b" / "run" / "last.safetensors"
+    other = load_checkpoint(path)
+    with torch.no_grad():
+        other.model.head.weight[0, 0] += 1
+    other.save(path)
     results = pair(tmp_path, ["--run", "run", "--max-steps", 50],
                    folders=("a", "b"))
     [line] = [line for _, _, err in results for line in ours(err)]

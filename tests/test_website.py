@@ -16,6 +16,7 @@ import tangle
 website = pytest.importorskip(
     "website", reason="needs what builds the book: make .venv/book")
 
+import hypertext  # noqa: E402
 import links  # noqa: E402
 import mathematics  # noqa: E402
 from docutils import nodes  # noqa: E402
@@ -93,17 +94,11 @@ def test_without_the_zip_a_notebook_says_what_is_missing(tmp_path):
 
 
 def test_a_card_tells_the_signature_and_what_it_is_for():
-    book = links.cards(tangle_parts())
+    book = links.cards(hypertext.Book().parts)
     signature, text = book["cross_entropy"]
     assert signature.startswith("def cross_entropy(logits: Tensor, targets: Tensor")
     assert text and "\n\n" not in text
     assert book["EOS"][0].count("\n") == 0
-
-
-def tangle_parts():
-    import hypertext
-
-    return hypertext.Book().parts
 
 
 @pytest.mark.parametrize("source, own", [
@@ -145,9 +140,13 @@ def test_a_function_has_room_unless_a_bracket_follows(source, spaces):
     assert text.count("<mspace") == spaces and "ApplyFunction" not in text
 
 
-def test_the_programs_after_each_chapter_grow_to_the_whole():
-    programs = [tangle.tangle(tangle.until(tangle.pages(), page.stem)).text
-                for page in CHAPTERS]
-    assert all(len(a) <= len(b) for a, b in zip(programs, programs[1:]))
-    for text in programs:
+def test_the_program_after_a_chapter_is_what_its_first_chapters_tangle_to():
+    stages = dict(website.stages(hypertext.Book()))
+    assert [*stages] == CHAPTERS
+    for page in CHAPTERS[::5]:
+        assert stages[page] == tangle.tangle(
+            tangle.until(tangle.pages(), page.stem)).text
+    module = (ROOT / "minigpt.py").read_text("utf-8")
+    assert module.startswith(stages[CHAPTERS[-1]])
+    for text in stages.values():
         ast.parse(text)
