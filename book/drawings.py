@@ -78,10 +78,17 @@ class ModelDirective(SphinxDirective):
         return [image]
 
 
+def drawn(app: Sphinx, doctree: nodes.document) -> list[nodes.image]:
+    """The SVG images of a page; Sphinx warns of one that is missing."""
+    return [image for image in doctree.findall(nodes.image)
+            if image["uri"].endswith(".svg")
+            and Path(app.srcdir, image["uri"]).exists()]
+
+
 def describe(app: Sphinx, doctree: nodes.document) -> None:
     """Let a drawing that has no other text in words have its own."""
-    for image in doctree.findall(nodes.image):
-        if image["uri"].endswith(".svg") and "alt" not in image:
+    for image in drawn(app, doctree):
+        if "alt" not in image:
             said = DESC.search(Path(app.srcdir, image["uri"]).read_text("utf-8"))
             image["alt"] = " ".join(said[1].split()) if said else ""
 
@@ -98,9 +105,7 @@ def draw(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         there_from_here = app.builder.get_relative_uri(docname, page)
         return f' href="{there_from_here}{there[2] or ""}"'
 
-    for image in [*doctree.findall(nodes.image)]:
-        if not image["uri"].endswith(".svg"):
-            continue
+    for image in drawn(app, doctree):
         text = Path(app.srcdir, image["uri"]).read_text("utf-8")
         strange = {*COLOUR.findall(" ".join(TAG.findall(text)))} - COLOURS.keys()
         if strange or not image["alt"]:

@@ -235,7 +235,7 @@ def warn_unlinked(app: Sphinx, env) -> None:
             log.warning(f"{name} has no address in {TORCH_NAMES.name}",
                         location=(page_name(page), line))
     for page in {*Path(__file__).parent.glob("*.md")} - {*tangle.pages()}:
-        log.warning(f"not in {tangle.TOC.name}", location=(page_name(page), 1))
+        log.warning(f"not in {tangle.TOC.name}", location=f"{page}:1")
 
 
 def write_cards(app: Sphinx) -> None:

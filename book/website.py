@@ -226,13 +226,16 @@ def describe(app: Sphinx, pagename: str, template: str, context: dict,
     context["theme_extra_footer"] = FOOTER.format(up=up)
 
 
-def tell_version(app: Sphinx, config) -> None:
+def settle(app: Sphinx, config) -> None:
+    """The version is the program's, and an address ends with a slash."""
     config.version = config.release = VERSION
+    if config.html_baseurl:
+        config.html_baseurl = config.html_baseurl.rstrip("/") + "/"
 
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("chapter-cards", CardsDirective)
-    app.connect("config-inited", tell_version)
+    app.connect("config-inited", settle)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)
     app.connect("doctree-resolved", fill_cards)
