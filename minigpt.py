@@ -1040,7 +1040,7 @@ def open_run(folder: Path, **changes) -> Run:
 
 
 class StopSignal:
-    """Within `with`, `number` is that of the first Ctrl-C or SIGTERM, or 0."""
+    """Within `with`, `number` is that of the last Ctrl-C or SIGTERM, or 0."""
 
     def __enter__(self):
         self.number = 0
@@ -1050,12 +1050,12 @@ class StopSignal:
 
     def note(self, number, frame):
         self.number = number
-        if SIZE == 1:  # then a second signal acts as it always did
-            self.__exit__()
+        self.__exit__()
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        if SIZE == 1:  # from here on a signal acts as it always did
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
 
 def measure(run: Run) -> None:
@@ -1464,4 +1464,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: d3debe85d834491c7e0f63b80452bdc15d9af0da1aabf2a3c2f0bd2d9bfa5d13
+# tangled: f910930e5bf1c50f7a3afd2dea4e2d0873dcdf079fc0c5bc9ac655c467ddf304

@@ -649,15 +649,33 @@ def test_all_stop_where_one_was_told_to(text, tmp_path, monkeypatch):
     assert train(run) == signal.SIGTERM and run.step == 3
 
 
-@pytest.mark.parametrize("size, second", [(1, True), (2, False)])
-def test_a_second_signal_acts_at_once_where_there_is_one_process(
-        monkeypatch, size, second):
-    """torchrun may send two, and kills what does not end."""
-    monkeypatch.setattr(minigpt, "SIZE", size)
+@pytest.fixture
+def handlers():
+    """What is done upon a signal, put back after the test."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_second_signal_acts_at_once_where_there_is_one_process(handlers):
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
-        before = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert before == second and stop.number == signal.SIGINT
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_one_of_several_processes_ends_by_no_later_signal(
+        monkeypatch, handlers):
+    """torchrun signals to one after the other, and may do so twice."""
+    monkeypatch.setattr(minigpt, "SIZE", 2)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)  # after the last step: others wait
+    assert stop.number
 
 
 # --- logs ------------------------------------------------------------------

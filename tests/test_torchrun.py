@@ -43,6 +43,21 @@ torch.distributed.init_process_group = lambda backend, method, timeout, *rest: (
     begin(backend, method, datetime.timedelta(seconds=12), *rest))
 sys.exit(minigpt.main())
 """
+SLOW = f"""
+import sys, time, pathlib
+sys.path.insert(0, {str(PROGRAM.parent)!r})
+import minigpt
+record = minigpt.write_record
+
+def write_slowly(run, **more):
+    if minigpt.RANK == 0 and run.step % 20:  # the last, for a signal
+        pathlib.Path("writes").touch()
+        time.sleep(2)
+    record(run, **more)
+
+minigpt.write_record = write_slowly
+sys.exit(minigpt.main())
+"""
 
 
 def torchrun(n: int, *words, options=(), program=PROGRAM) -> list[str]:
@@ -260,6 +275,22 @@ def test_a_signal_to_one_worker_stops_all_of_them(corpus, tmp_path):
         status, out, err = finish(process)
     assert status != 0 and out.count("go on with:") == 1
     assert last(tmp_path / "run").step == metrics(tmp_path / "run")[-1]["step"]
+
+
+def test_a_signal_that_comes_late_costs_nothing(corpus, tmp_path):
+    """One process is told to end while the first one is still writing."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(SLOW, "utf-8")
+    with started(torchrun(2, *LONG, "--data", corpus, "--run", "run",
+                          program=slow), tmp_path) as process:
+        wait_for(tmp_path / "run" / "metrics.jsonl", 22, process)
+        first, second = workers(process)
+        os.kill(first, signal.SIGTERM)
+        wait_for(tmp_path / "writes", 0, process)
+        os.kill(second, signal.SIGTERM)
+        status, out, err = finish(process)
+    assert status != 0 and not ours(err)
+    assert out.count("go on with:") == 1
 
 
 def test_nothing_is_saved_when_the_first_process_cannot_write(
