@@ -1052,10 +1052,9 @@ class StopSignal:
         self.number = number
         self.__exit__()
 
-    def __exit__(self, *_):
-        if SIZE == 1:  # from here on a signal acts as it always did
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
+    def __exit__(self, *_):  # then a signal acts as it always did
+        for number, handler in self.before.items() if SIZE == 1 else ():
+            signal.signal(number, handler)
 
 
 def measure(run: Run) -> None:
@@ -1296,6 +1295,7 @@ def run_train(**typed) -> int:
             print(f"--data is not read again: the text is kept in {folder}")
         agree()
         run = open_run(folder, **typed)
+        agree()  # the first one may have saved it, with settings that are new
         agree(run.config, zlib.crc32((folder / LAST).read_bytes()))
         print(f"{folder}: step {run.step} of {run.config.max_steps} on "
               f"{run.machine}")
@@ -1464,4 +1464,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: f910930e5bf1c50f7a3afd2dea4e2d0873dcdf079fc0c5bc9ac655c467ddf304
+# tangled: faa8f89d3789e9cc96d318860cf88c6666a1aeeba3eaf53a09a79934363ceefe

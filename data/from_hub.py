@@ -5,8 +5,8 @@
     python data/from_hub.py json mine.tar.gz --files mine.jsonl --where lang=Python
 
 Reads the data set as a stream, a row at a time, until the texts have so many
-megabytes, and writes each as a file of the archive. (Whoever uses The Stack has to
-accept its terms at the hub first, and log in with `huggingface-cli login`.) Needs
+million characters, and writes each as a file of the archive. (Whoever uses The Stack
+has to accept its terms at the hub first, and log in with `hf auth login`.) Needs
 the library `datasets`: pip install -e .[hub]
 """
 

@@ -6,9 +6,9 @@
 Takes the whole default corpus, and the `.py` files of every package that
 constraints.txt pins, as far as it is installed here in that version. Tests are left
 out. No package gives more than its share, the largest with which all fit into the
-limit; of a larger one, files are drawn by their sha256. The archive also holds each licence file; beside it, a manifest names each package with
-version, licence, files, bytes and the sha256 of its text. The same packages give the
-same archive. Nothing is downloaded, and nothing is meant to be passed on: some of the
+limit; of a larger one, files are drawn by their sha256. The archive also holds each
+licence file; beside it, a manifest names each package with version, licence, files,
+bytes and the sha256 of its text. The same packages give the same archive. Nothing is downloaded, and nothing is meant to be passed on: some of the
 licences ask for more than a copy of themselves.
 """
 
@@ -50,7 +50,8 @@ def belongs(path: PurePath) -> bool:
     if ".." in path.parts or LEFT_OUT.intersection(path.parts):
         return False
     told = path.suffix != ".py" and path.parts[0].endswith(".dist-info")
-    return path.suffix == ".py" or told and bool(LICENCE.match(path.name))
+    return path.suffix == ".py" or told and bool(
+        LICENCE.search("/".join(path.parts[1:])))
 
 
 def package(found: metadata.Distribution) -> Files:

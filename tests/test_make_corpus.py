@@ -23,7 +23,8 @@ def made(tmp_path, monkeypatch):
         told = tmp_path / f"{name}-1.0.dist-info"
         told.mkdir()
         files = [f"{name}/m{i}.py" for i in range(count)]
-        files += [f"{name}/tests/test_m.py", f"{told.name}/LICENSE", "../bin/x.py"]
+        files += [f"{name}/tests/test_m.py", f"{told.name}/LICENSE",
+                  f"{told.name}/licenses/PSF_LICENSE", "../bin/x.py"]
         for i, file in enumerate(files[:-1]):
             path = tmp_path / file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,9 @@ def test_an_archive_has_programs_and_licences_of_what_is_pinned(made, capsys):
     assert "left out: gamma, numpy" in capsys.readouterr().err
     with make_corpus.tarfile.open(archive) as file:
         names = file.getnames()
-    assert "alpha/alpha-1.0.dist-info/LICENSE" in names
+    about = "alpha/alpha-1.0.dist-info"
+    assert {f"{about}/LICENSE", f"{about}/licenses/PSF_LICENSE"} <= {*names}
+    assert f"{about}/METADATA" not in names
     assert not any("tests" in name or ".." in name for name in names)
     alone, skipped = read_documents(make_corpus.STDLIB, (".py",))
     texts, skipped_here = read_documents(archive, (".py",))

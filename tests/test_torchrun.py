@@ -216,6 +216,15 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert_close(tmp_path / "run", runs / "1")
 
 
+def test_a_setting_may_change_on_the_way(corpus, tmp_path):
+    words = [*SMALL, "--data", corpus, "--run", "run", "--max-steps"]
+    for steps in (8, 12):
+        status, out, err = done(torchrun(2, *words, steps), tmp_path)
+        assert status == 0 and not ours(err), err
+    assert "step 8, from here on with {'max_steps': 12}" in out
+    assert last(tmp_path / "run").step == 12
+
+
 # --- faults ------------------------------------------------------------------
 
 
