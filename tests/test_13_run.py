@@ -674,8 +674,9 @@ def test_one_of_several_processes_ends_by_no_later_signal(
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGINT)  # after the last step: others wait
-    assert stop.number
+    assert signal.getsignal(signal.SIGTERM) == stop.note  # while others wait
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.number == signal.SIGTERM
 
 
 # --- logs ------------------------------------------------------------------
