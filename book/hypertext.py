@@ -2,7 +2,8 @@
 
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
 of a companion say which of its lines); the directive `whole-program` shows the
-program, each part linked back to its cell; `every-name` lists the definitions. (What else links is the work of `links.py`.)
+program, each part linked back to its cell; `every-name` lists the definitions. (What
+else links is the work of `links.py`.)
 """
 
 import ast

@@ -8,8 +8,9 @@ constraints.txt pins, as far as it is installed here in that version. Tests are 
 out. No package gives more than its share, the largest with which all fit into the
 limit; of a larger one, files are drawn by their sha256. The archive also holds each
 licence file; beside it, a manifest names each package with version, licence, files,
-bytes and the sha256 of its text. The same packages give the same archive. Nothing is downloaded, and nothing is meant to be passed on: some of the
-licences ask for more than a copy of themselves.
+bytes and the sha256 of its text. The same packages give the same archive. Nothing is
+downloaded, and nothing is meant to be passed on: some of the licences ask for more
+than a copy of themselves.
 """
 
 import argparse

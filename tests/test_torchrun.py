@@ -383,8 +383,7 @@ def test_folders_with_different_runs_are_refused(runs, tmp_path):
     with torch.no_grad():
         other.model.head.weight[0, 0] += 1
     other.save(path)
-    results = pair(tmp_path, ["--run", "run", "--max-steps", 50],
-                   folders=("a", "b"))
+    results = pair(tmp_path, ["--run", "run"], folders=("a", "b"))
     [line] = [line for _, _, err in results for line in ours(err)]
     assert all(status != 0 for status, _, _ in results)
     assert "see other runs" in line
