@@ -93,7 +93,7 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["minigpt"])
+    context.set_forkserver_preload(["minigpt", "torch._dynamo"])
     dice = random.Random(0)
 
     def trained(run: Path, stage="", call=0, seconds=None) -> int:
