@@ -26,9 +26,10 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "book")]
 
+import hypothesis  # noqa: F401  (this and PyTorch are imported once, for all the forks)
 import pytest
 import tangle
-import torch  # noqa: F401  (imported here, once, for all the forks)
+import torch._dynamo  # noqa: F401  (2 s, which the first optimizer of a process takes)
 
 FLIPS = [
     ("03", "targets not shifted", "targets[:, 1:]", "targets[:, :-1]"),
