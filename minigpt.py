@@ -18,16 +18,22 @@ C channels (d_model), H heads, D head size (C / H), V vocabulary.
 """
 
 import argparse
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import platform
 import shlex
 import signal
+import stat
+import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 import zlib
@@ -64,6 +70,11 @@ def require(condition: bool, message: str) -> None:
     """Raise MiniGPTError with this message unless the condition holds."""
     if not condition:
         raise MiniGPTError(message)
+
+
+def brief(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def setting(default, about: str, low=-math.inf, high=math.inf):
@@ -123,6 +134,7 @@ class TrainConfig(Settings):
     eval_interval: int = setting(250, "steps between evaluations", 1)
     eval_windows: int = setting(256, "windows in an evaluation", 1, 2**20)
     sample_interval: int = setting(500, "steps between samples", 1)
+    sample_prompt: str = setting("", "how samples begin; '': as documents do")
     checkpoint_interval: int = setting(250, "steps between checkpoints", 1)
     seed: int = setting(0, "number all random choices follow", 0, 2**32 - 1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
@@ -216,7 +228,12 @@ class Tokenizer:
 # 3. Data (book/03_data.md) ---------------------------------------------------
 
 HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
-CORPUS = HERE / "data" / "python-stdlib.tar.xz"
+FILES = HERE if (HERE / "data").exists() else HERE / "minigpt_files"  # by pip
+CORPUS = FILES / "data" / "python-stdlib.tar.xz"
+
+ZIPS = (".zip", ".whl", ".egg")
+TARS = (".tar", ".tgz", ".tbz", ".tbz2", ".txz")
+COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def open_files(source: Path, skipped: Counter
@@ -224,38 +241,51 @@ def open_files(source: Path, skipped: Counter
     """Yield (name, open) for each file in a folder or archive, or the file.
 
     `open()` gives a binary file. No name in an archive is ever used as a path.
-    A folder that cannot be read is counted in `skipped`.
+    Folders that are linked or cannot be read are counted in `skipped`.
     """
     kinds = [suffix.lower() for suffix in ["", *source.suffixes][-2:]]
     if source.is_dir():
-        note = partial(skipped.update, ["folder not readable"])
-        for folder, _, names in os.walk(source, onerror=lambda _: note()):
+        def note(error: OSError) -> None:
+            skipped["folder not readable"] += 1
+
+        for folder, inner, names in os.walk(source, onerror=note):
+            inner[:] = filter(is_wanted, inner)  # walk goes into these alone
+            if linked := sum(Path(folder, name).is_symlink() for name in inner):
+                skipped["linked folder, not followed"] += linked
             for path in (Path(folder, name) for name in names):
                 if path.is_file() or not path.exists():  # no device, no pipe
                     name = path.relative_to(source).as_posix()
                     yield name, partial(path.open, "rb")
-    elif kinds[-1] == ".zip":
+    elif kinds[-1] in ZIPS:
         with zipfile.ZipFile(source) as archive:
-            for name in archive.namelist():
-                yield name, partial(archive.open, name)
-    elif ".tar" in kinds or ".tgz" in kinds:
+            for member in archive.infolist():
+                if not stat.S_ISLNK(member.external_attr >> 16):
+                    yield member.filename, partial(archive.open, member)
+    elif kinds[-1] in TARS or kinds[0] == ".tar":
         with tarfile.open(source) as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 yield member.name, partial(archive.extractfile, member)
             archive.fileobj.seek(archive.offset)
             rest = archive.fileobj.read()  # to the end: checksums stand there
             require(rest[:512] == bytes(512), "it is cut short")
-    else:
-        yield "", partial(source.open, "rb")  # any ending will do
+    else:  # any ending will do
+        yield "", partial(COMPRESSED.get(kinds[-1], open), source, "rb")
+
+
+def unify(text: str) -> str:
+    """The text without a byte order mark, its lines ended as on Unix."""
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_text(open_file: Callable) -> tuple[str, str]:
     """(text, "") of a document in UTF-8, or ("", why it is of no use)."""
     try:
-        with io.TextIOWrapper(open_file(), "utf-8-sig") as file:
-            text = file.read()  # in which every end of a line is "\n"
-    except UnicodeDecodeError:
-        return "", "not UTF-8"
+        with open_file() as file:
+            text = unify(str(file.read(), "utf-8"))
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start]
+        return "", f"not UTF-8: byte {error.start:,} is 0x{wrong:02x}"
     except OSError as error:
         require(error.errno is not None, str(error))
         return "", "not readable"
@@ -264,27 +294,35 @@ def read_text(open_file: Callable) -> tuple[str, str]:
     return text, "" if text else "empty"
 
 
-LEFT_OUT = ("site-packages", "node_modules", "__pycache__")  # and hidden ones
+LEFT_OUT = ("site-packages", "node_modules", "__pycache__", "__MACOSX")
+
+
+def is_wanted(folder: str) -> bool:
+    """Whether files in a folder of this name are read: not in a hidden one."""
+    hidden = folder.startswith(".") and folder not in (".", "..")
+    return not hidden and folder not in LEFT_OUT
 
 
 def read_documents(source: Path, suffixes: tuple[str, ...]
                    ) -> tuple[list[str], Counter]:
     """The different texts of a source, and what was skipped, by reason.
 
-    They are in the order of their sha256, the same on every machine.
+    They are in the order of their sha256, the same on every machine. Raises
+    MiniGPTError if the source is one file, and of no use.
     """
     texts, skipped = {}, Counter()
-    for name, open_file in open_files(source, skipped):
-        folders = Path(name).parts[:-1]
-        if any(part[0] == "." or part in LEFT_OUT for part in folders) or (
-                name and not name.endswith(suffixes)):
+    for name, open_file in open_files(Path(source), skipped):
+        *folders, _ = name.replace("\\", "/").split("/")
+        if not all(map(is_wanted, folders)) or (
+                name and not name.lower().endswith(suffixes)):
             continue
         text, reason = read_text(open_file)
+        require(not reason or name != "", f"it is {reason}")
         key = hashlib.sha256(text.encode()).digest()
         if not reason and key in texts:
             reason = "duplicate"
         if reason:
-            skipped[reason] += 1
+            skipped[reason.partition(":")[0]] += 1
         else:
             texts[key] = text
     return [texts[key] for key in sorted(texts)], skipped
@@ -321,24 +359,55 @@ class Corpus:
         return sha256.hexdigest()
 
 
+def choose_cut(ends: np.ndarray) -> int:
+    """Where to cut ids whose documents end at `ends`: near nine tenths.
+
+    Behind a document, if that leaves 5 to 15 % of the ids to test on.
+    """
+    n = int(ends[-1])
+    fair = ends[(100 * ends >= 85 * n) & (100 * ends <= 95 * n)]
+    if len(fair) == 0:
+        return n * 9 // 10
+    return int(fair[np.abs(10 * fair - 9 * n).argmin()])
+
+
+def read_text_files(source: Path, suffix: str) -> tuple[list[str], str]:
+    """The texts of a source, and a report of what was skipped.
+
+    Raises MiniGPTError if it is missing or damaged, or has no text.
+    """
+    suffixes = suffix.replace(",", " ").lower().split()
+    require(source.exists(), f"there is no file or folder {source}: check the "
+            "path (what has an address, not a path, must be downloaded first)")
+    require(suffixes != [], f"no endings of files in --suffix {suffix!r}: give "
+            "some, as --suffix .py,.txt")
+    try:
+        texts, skipped = read_documents(
+            source, tuple(suffix.lstrip("*") for suffix in suffixes))
+    except Exception as error:  # of a damaged archive, it may be any
+        raise MiniGPTError(f"{source} cannot be read ({brief(error)}): name a "
+                           "folder, or a whole file or archive, of text in "
+                           "UTF-8") from None
+    report = "".join(f"; skipped {n}: {why}" for why, n in skipped.items())
+    if not texts:
+        found = Counter(Path(name).suffix or name
+                        for name, _ in open_files(source, Counter()))
+        kinds = ", ".join(f"{n} {kind}" for kind, n in found.most_common(5))
+        raise MiniGPTError(
+            f"{source} has no text in files *{suffix}{report}; it has "
+            f"{kinds or 'no files'}: name another source, or see --suffix")
+    return texts, report
+
+
 def read_corpus(source: Path = CORPUS, suffix: str = ".py",
                 tokenizer: Tokenizer | None = None) -> Corpus:
     """Read, encode and split the text of a source; print what was found.
 
     Without a tokenizer, one is made of the text. Raises MiniGPTError for a
-    source that is missing or damaged, or has no text in such files.
+    source without text, or with one that the tokenizer does not know.
     """
-    suffixes = tuple(filter(None, suffix.replace(" ", "").split(",")))
-    require(source.exists() and suffixes != (), f"no files *{suffix} in "
-            f"{source}: check the path, and --suffix")
-    try:
-        texts, skipped = read_documents(source, suffixes)
-    except Exception as error:  # of a damaged archive, it may be any
-        raise MiniGPTError(f"{source} cannot be read ({error!r}): name a "
-                           "folder, a file or a whole archive") from None
-    report = "".join(f"; skipped {n}: {why}" for why, n in skipped.items())
-    require(len(texts) > 0, f"{source} has no text in files *{suffix}{report}: "
-            "name another source, or see --suffix")
+    source = Path(source)
+    texts, report = read_text_files(source, suffix)
     tokenizer = tokenizer or choose_vocabulary(texts)
     ends = np.cumsum([len(text) + 1 for text in texts])
     ids, at = np.full(ends[-1], EOS, tokenizer.to_id.dtype), 0
@@ -347,11 +416,13 @@ def read_corpus(source: Path = CORPUS, suffix: str = ".py",
             ids[at:at + len(piece)] = tokenizer.encode(piece, "replace")
             at += len(piece)
         at = end  # behind the <eos>
-    cut = ends[np.searchsorted(ends, 0.9 * len(ids))]
-    cut = cut if cut < len(ids) else int(0.9 * len(ids))
+    unknown, cut = np.count_nonzero(ids == UNK), choose_cut(ends)
+    how = "between two documents" if cut in ends else "within a document"
     print(f"{source}: {len(texts):,} documents, {len(ids) - len(texts):,} "
-          f"characters ({np.count_nonzero(ids == UNK):,} of them <unk>), "
+          f"characters ({unknown:,} of them <unk>), split {how}: "
           f"{cut:,} ids to learn from, {len(ids) - cut:,} to test{report}")
+    require(20 * unknown <= len(ids), f"{unknown:,} of {len(ids):,} characters "
+            "are not in the vocabulary of the model: begin without --init")
     return Corpus(tokenizer, ids[:cut], ids[cut:])
 
 
@@ -659,11 +730,13 @@ def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
     if device == "auto":
         found = {"cuda": torch.cuda, "mps": torch.backends.mps}
         device = next((d for d in found if found[d].is_available()), "cpu")
+    require(device.split(":")[0] in ("cpu", "cuda", "mps"), f"there is no "
+            f"device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
     try:
-        assert device.split(":")[0] in ("cpu", "cuda", "mps"), "unknown device"
-        where = torch.empty(1, device=device).device
+        where = torch.zeros(2, device=device).cumsum(0).device
     except (RuntimeError, AssertionError) as error:
-        raise MiniGPTError(f"device {device!r} cannot be used here ({error}): "
+        reason = brief(error)
+        raise MiniGPTError(f"device {device!r} cannot be used here ({reason}): "
                            "choose auto, cpu, cuda, cuda:N or mps") from None
     if dtype == "auto":
         cuda = where.type == "cuda"
@@ -807,7 +880,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         return
     temporary = path.with_name("tmp-" + path.name)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what a new file has here
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -815,7 +891,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the rename itself must reach the disk, too
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
+        with suppress(OSError):
+            os.fsync(folder)
         os.close(folder)
 
 
@@ -846,6 +923,11 @@ class Checkpoint:
     step: int = 0  # how many are done
     best_loss: float | None = None  # nats per character, on `val`
 
+    def ids(self, prompt: str) -> list[int]:
+        """What the model reads to continue a prompt: at least one id."""
+        ids = self.before + self.tokenizer.encode(prompt).tolist()
+        return ids or [EOS]
+
     def save(self, path: Path, moments: bool = True) -> None:
         """Write a file; once a step is done, with the optimizer's moments."""
         tensors = {}
@@ -860,7 +942,7 @@ class Checkpoint:
                     before=self.before, characters=self.tokenizer.characters)
         meta["sha256"] = digest(meta, tensors)
         texts = {"minigpt": json.dumps(meta, sort_keys=True)}
-        write_atomically(path, lambda p: save_file(tensors, p, texts))
+        write_atomically(Path(path), lambda p: save_file(tensors, p, texts))
 
 
 class Undrawn(torch.overrides.TorchFunctionMode):
@@ -878,7 +960,7 @@ def open_tokenizer(characters: str) -> Tokenizer:
     if [*characters] == sorted({*characters}):
         return Tokenizer(characters)
     sys.modules.setdefault("minigpt", sys.modules[__name__])  # it imports us
-    return run_path(f"{HERE}/checkpoints/convert.py")["BytePairs"](characters)
+    return run_path(f"{FILES}/checkpoints/convert.py")["BytePairs"](characters)
 
 
 def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
@@ -893,7 +975,9 @@ def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     require(tokenizer.vocab_size == len(ids), "a vocabulary of another size")
     require(all(type(i) is int and i in ids for i in before), f"no ids: "
             f"{before}")
-    kinds = ["model", *(MOMENTS if "exp_avg.head.weight" in tensors else ())]
+    kinds = ["model"]
+    if any(name.startswith(MOMENTS) for name in tensors):
+        kinds += MOMENTS
     with torch.device("meta"), Undrawn():
         parts = nn.ModuleDict({kind: MiniGPT(shape) for kind in kinds}).eval()
     for name, tensor in tensors.items():
@@ -915,7 +999,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises MiniGPTError if the file is missing, foreign or damaged.
     """
-    require(path.is_file(), f"{path} is not a file: check the path, or train")
+    require(Path(path).is_file(), f"{path} is not a file: check the path, or "
+            "train first")
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["minigpt"])
@@ -925,9 +1010,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
         return rebuild(meta, tensors)
     except Exception as error:  # of a foreign file, it may be any
-        reason = " ".join(str(error).split())[:200]
-        raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint "
-                           f"({reason}): choose another file") from None
+        raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint ("
+                           f"{brief(error)}): choose another file") from None
 
 
 # 13. The training run (book/13_run.md) ---------------------------------------
@@ -964,13 +1048,26 @@ class Run(Checkpoint):
         with open(path, "a", encoding="utf-8") as f:
             f.write(line + "\n")
 
+    @property
+    def size(self) -> int:
+        """How many characters a step reads."""
+        windows = self.config.batch_size * self.config.grad_accum
+        return windows * self.train.context_length
+
     def pace(self) -> str:
         """How far it is, in characters, how fast, and the time left."""
-        size = self.config.batch_size * self.config.grad_accum
-        size *= self.val.context_length
         return tqdm.format_meter(
-            self.step * size, self.config.max_steps * size, self.seconds,
-            ncols=0, unit="char", unit_scale=True)
+            self.step * self.size, self.config.max_steps * self.size,
+            self.seconds, ncols=0, unit="char", unit_scale=True)
+
+    def plan(self) -> str:
+        """What a run is about to do, in one line."""
+        steps, rate = self.config.max_steps, self.config.learning_rate
+        epochs = steps * self.size / len(self.train.ids)
+        return (f"{count_parameters(self.model):,} parameters, a vocabulary of "
+                f"{self.tokenizer.vocab_size:,}; {steps:,} steps of "
+                f"{self.size:,} characters ({epochs:.2g} epochs), learning "
+                f"rate up to {rate:g}")
 
 
 def trim(log: Path, step: int) -> list[dict]:
@@ -990,9 +1087,10 @@ def check_shape(config: ModelConfig, wanted: dict) -> None:
     """Raise MiniGPTError if a setting that was typed contradicts a model."""
     for name, known in asdict(config).items():
         value = wanted.get(name, known)
-        require(replace(config, **{name: value}) == config,
-                f"--{name.replace('_', '-')} {value}: the model has {known}: "
-                "leave it out, or begin another run with --run")
+        if name == "d_ff" and value == 0:
+            value = 4 * config.d_model
+        require(value == known, f"--{name.replace('_', '-')} {value}: the model"
+                f" has {known}: leave it out, or begin another run with --run")
 
 
 def open_ids(folder: Path, saved: Checkpoint) -> list[Dataset]:
@@ -1011,12 +1109,14 @@ def open_run(folder: Path, **changes) -> Run:
 
     Raises MiniGPTError for a setting of the model, or if files do not fit.
     """
+    folder = Path(folder)
     saved = load_checkpoint(folder / LAST)
     require(saved.step == 0 or bool(saved.optimizer.state), f"{folder / LAST} "
             "has weights alone: use them with generate, or train --init")
     shape, old = saved.model.config, asdict(saved.config)
     check_shape(shape, changes)
     _, config = make_configs("full", **asdict(shape) | old | changes)
+    saved.ids(config.sample_prompt)  # raises if the model does not know it
     machine = pick_machine(config.device, config.dtype)
     optimizer = make_optimizer(saved.model.to(machine.device), config)
     optimizer.load_state_dict(saved.optimizer.state_dict() | {
@@ -1040,29 +1140,47 @@ def open_run(folder: Path, **changes) -> Run:
 
 
 class StopSignal:
-    """Within `with`, `number` is that of the last Ctrl-C or SIGTERM, or 0."""
+    """Within `with`, `number` is that of the first stop signal, or 0.
+
+    Those are Ctrl-C, SIGTERM and SIGHUP; the next one acts as it always did.
+    """
+
+    def __init__(self, notice: str = ""):
+        self.number, self.notice, self.handlers = 0, notice, {}
 
     def __enter__(self):
-        self.number = 0
-        self.before = {number: signal.signal(number, self.note)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
+        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+        for number in {signal.SIGINT, signal.SIGTERM, hangup}:
+            handler = signal.getsignal(number)
+            if (threading.current_thread() is threading.main_thread()
+                    and handler not in (signal.SIG_IGN, None)):
+                self.handlers[number] = signal.signal(number, self.note)
         return self
 
     def note(self, number, frame):
         self.number = number
+        with suppress(OSError):  # print() may be at work: it is not used here
+            os.write(2, self.notice.encode())
         self.__exit__()
 
-    def __exit__(self, *_):  # then a signal acts as it always did
-        for number, handler in self.before.items() if SIZE == 1 else ():
-            signal.signal(number, handler)
+    def __exit__(self, *_):
+        if SIZE == 1:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+
+
+def tell(text: str) -> None:
+    """Print a line above the progress bar, if there is anybody to read it."""
+    with suppress(OSError):
+        tqdm.write(text)
 
 
 def measure(run: Run) -> None:
     """Evaluate, log and print the loss; keep the weights if it is a best."""
     loss = evaluate(run.model, run.val, run.machine, run.config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
-    tqdm.write(f"step {run.step}: validation loss {loss:.3f} nats "
-               f"({loss / math.log(2):.3f} bits) per character; {run.pace()}")
+    tell(f"step {run.step}: validation loss {loss:.3f} nats "
+         f"({loss / math.log(2):.3f} bits) per character; {run.pace()}")
     if run.step > 0 and loss < (run.best_loss or math.inf):
         run.best_loss = loss
         run.save(run.folder / BEST, moments=False)
@@ -1072,14 +1190,13 @@ SAMPLE = GenerateConfig(max_new_tokens=240, min_new_tokens=1)
 
 
 def show_samples(run: Run, reader: Callable) -> None:
-    """Write 8 texts that begin with `def `; log them all, print the first."""
-    prompt = "def " if {*"def "} <= {*run.tokenizer.characters} else ""
-    ids = run.before + run.tokenizer.encode(prompt).tolist() or [EOS]
-    rows = torch.tensor([ids] * 8, device=run.machine.device)
+    """Write 8 texts that begin alike; log them all, print the first."""
+    prompt = run.config.sample_prompt
+    rows = torch.tensor([run.ids(prompt)] * 8, device=run.machine.device)
     steps = torch.stack([*generate(reader(run.model), rows, SAMPLE)], dim=1)
     texts = [prompt + run.tokenizer.decode(row) for row in steps]
     run.log("samples", texts=texts)
-    tqdm.write(f"\n{texts[0]}\n")
+    tell(f"\n{texts[0]}\n")
 
 
 def write_record(run: Run, **more) -> None:
@@ -1097,11 +1214,14 @@ def write_record(run: Run, **more) -> None:
 
 def finish(run: Run) -> None:
     """Measure a run's last weights on the whole of `val`; say what became."""
+    seconds = run.seconds / (run.step * run.size) * len(run.val.ids) / 3
+    tell(f"finished: {run.step} steps in {run.seconds / 60:.1f} minutes; the "
+         f"weights are in {run.folder}. Reading the whole validation split, "
+         f"about {seconds:.0f} s (Ctrl-C leaves it out)")
     loss = evaluate(run.model, run.val, run.machine)
     write_record(run, whole_val_loss=loss)
-    print(f"finished: {run.step} steps in {run.seconds / 60:.1f} minutes;"
-          f" {loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of "
-          f"the whole validation split; weights in {run.folder}; write with:")
+    tell(f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of the"
+         " whole validation split; write with:")
 
 
 def one_step(run: Run) -> float:
@@ -1125,8 +1245,9 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     config, late = run.config, 0
     if SIZE > 1:
         run.learner = nn.parallel.DistributedDataParallel(run.model)
-    size = config.batch_size * config.grad_accum * run.train.context_length
-    with StopSignal() as stop, tqdm(
+    size = run.size
+    notice = "\nstopping after this step; again to stop without saving\n"
+    with StopSignal("" if SIZE > 1 else notice) as stop, tqdm(
             total=config.max_steps * size, initial=run.step * size,
             unit="char", unit_scale=True, disable=RANK > 0 or None) as bar:
         if run.step == 0:
@@ -1140,11 +1261,12 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
                 measure(run)
             if RANK == 0 and (done or run.step % config.sample_interval == 0):
                 show_samples(run, reader)
-            late = max(share(stop.number or time.monotonic() >= deadline))
+            over = 0.5 if time.monotonic() >= deadline else 0
+            late = max(share(stop.number or over))
             if done or late or run.step % config.checkpoint_interval == 0:
                 run.save(run.folder / LAST)
                 write_record(run)
-    return int(late) if late > 1 else 0  # 1 is a deadline, not a signal
+    return int(late)  # a deadline is no signal
 
 
 # 15. The KV cache (book/15_kv_cache.md) --------------------------------------
@@ -1191,7 +1313,7 @@ def cached(model: MiniGPT) -> NextLogits:
 
 # 16. The program (book/16_program.md) ----------------------------------------
 
-SHIPPED = HERE / "checkpoints" / "pretrained.safetensors"
+SHIPPED = FILES / "checkpoints" / "pretrained.safetensors"
 RUNS = Path("checkpoints")
 
 
@@ -1213,10 +1335,12 @@ class RunOptions(Settings):
 class WriteOptions(GenerateConfig):
     """What `generate` may be told: how to choose characters, and the rest."""
 
-    checkpoint: str = setting("", "weights; '': the newest run's, or ours")
+    checkpoint: str = setting("", "file or run; '': the newest run, or ours")
     prompt: str = setting("", "text to continue; -: read it from stdin")
     stop: str = setting("", "end before this text; '': none")
     num_samples: int = setting(1, "texts to write", 1, 2**16)
+    seed: int = setting(-1, "number all random choices follow; -1: another "
+                        "each time", -1, 2**32 - 1)
     cache: bool = setting(True, "remember what was read")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = setting("auto", "auto, float32 or bfloat16")
@@ -1233,27 +1357,42 @@ def flag(f) -> dict:
     return dict(type=f.type, metavar=f.type.__name__.upper(), help=about)
 
 
+FINE_TUNING = dict(max_steps=300, warmup_steps=20, learning_rate=3e-4,
+                   min_learning_rate=3e-5, eval_interval=50,
+                   sample_interval=100, checkpoint_interval=100)
+
+
+def looks_like_python(corpus: Corpus) -> bool:
+    """Whether a text has a `def` in 2,000 characters, as Python has."""
+    text = corpus.tokenizer.decode(corpus.val[:2**20])
+    return 2000 * text.count("def ") > len(text)
+
+
 def new_state(options: RunOptions, preset: str, typed: dict
               ) -> tuple[Checkpoint, Corpus]:
     """What a new run begins with, and the text that it learns from."""
-    init, fixed = None, {}
+    init, defaults = None, {}
     if options.init:
-        init = load_checkpoint(Path(options.init))
-        fixed = asdict(init.model.config)
+        init = load_checkpoint(find_checkpoint(options.init))
         check_shape(init.model.config, typed)
-    shape, config = make_configs(preset, **fixed | typed)
+        defaults = FINE_TUNING | asdict(init.model.config)
+    shape, config = make_configs(preset, **defaults | typed)
     pick_machine(config.device, config.dtype)
     corpus = read_corpus(Path(options.data or CORPUS), options.suffix,
                          init and init.tokenizer)
     for ids in (corpus.train, corpus.val):
         Dataset(ids, shape.context_length)  # raises if there is no window
+    if "sample_prompt" not in typed and looks_like_python(corpus):
+        config = replace(config, sample_prompt="def ")
     if init is None:
         torch.manual_seed(config.seed)
         shape = replace(shape, vocab_size=corpus.tokenizer.vocab_size)
     model = MiniGPT(shape) if init is None else init.model
     before = [EOS] if init is None else init.before
-    return Checkpoint(model, make_optimizer(model, config), config,
-                      corpus.tokenizer, corpus.fingerprint(), before), corpus
+    state = Checkpoint(model, make_optimizer(model, config), config,
+                       corpus.tokenizer, corpus.fingerprint(), before)
+    state.ids(config.sample_prompt)  # raises if the model does not know it
+    return state, corpus
 
 
 def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
@@ -1277,6 +1416,18 @@ def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
     return folder, preset, options.resume and LAST in found
 
 
+def command_line(*words: str) -> str:
+    """What to type to run this program with these words."""
+    words = (sys.argv[0], *words)
+    if SIZE > 1:
+        here = os.environ.get("LOCAL_WORLD_SIZE", str(SIZE))
+        words = ("-m", "torch.distributed.run", "--nproc-per-node", here, "--",
+                 *words)
+    if words[0].startswith("-") or words[0].endswith(".py"):
+        words = (sys.executable, *words)
+    return (subprocess.list2cmdline if os.name == "nt" else shlex.join)(words)
+
+
 def run_train(**typed) -> int:
     """Train a model, or go on with a run."""
     options = take(RunOptions, typed)
@@ -1291,22 +1442,22 @@ def run_train(**typed) -> int:
         # look again, now that nobody else writes
         if RANK == 0 and not find_run(options, typed)[2]:
             start_run(folder, *begun)
-        elif options.data:
-            print(f"--data is not read again: the text is kept in {folder}")
+        elif options.data or options.run and options.preset != "auto":
+            print("--data and --preset are not read again: the text and the "
+                  f"settings are kept in {folder}")
         agree()
         run = open_run(folder, **typed)
         agree()  # the first one may have saved it, with settings that are new
         agree(run.config, zlib.crc32((folder / LAST).read_bytes()))
         print(f"{folder}: step {run.step} of {run.config.max_steps} on "
-              f"{run.machine}")
+              f"{run.machine}; {run.plan()}")
         number = train(run, deadline, cached)
         if run.step < run.config.max_steps:
             print(f"stopped after step {run.step}; go on with:")
-            words = ["train", "--run", str(folder), "--resume"]
+            print(command_line("train", "--run", str(folder), "--resume"))
         else:
             finish(run)
-            words = ["generate", "--checkpoint", str(folder / BEST)]
-        print(shlex.join([sys.executable, sys.argv[0], *words]))
+            print(command_line("generate", "--checkpoint", str(folder / BEST)))
         agree()  # so that none ends while the first one saves
     return 128 + number if number else 0
 
@@ -1325,12 +1476,22 @@ def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
     yield held
 
 
+def last_trained(run: Path) -> float:
+    """When the run in a folder was saved; its best weights may be older."""
+    path = run / (LAST if (run / LAST).exists() else BEST)
+    return path.stat().st_mtime
+
+
 def find_checkpoint(named: str = "") -> Path:
-    """The file named, else the newest run's best or last, else our own."""
-    found = {path.parent: path for name in (LAST, BEST)  # a best comes first
-             for path in RUNS.glob(f"*/{name}")}
-    newest = sorted(found.values(), key=lambda path: path.stat().st_mtime)
-    return Path(named) if named else [SHIPPED, *newest][-1]
+    """The file named, or the weights of the run named, else of the newest."""
+    if named and not Path(named).is_dir():
+        return Path(named)
+    runs = {path.parent for name in (LAST, BEST)
+            for path in RUNS.glob(f"*/{name}")}
+    if not named and not runs:
+        return SHIPPED
+    run = Path(named) if named else max(runs, key=last_trained)
+    return run / (BEST if (run / BEST).exists() else LAST)
 
 
 def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
@@ -1349,21 +1510,23 @@ def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
 
 def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
-    dice = int(np.random.default_rng().integers(2**32))
-    options = WriteOptions(**{"seed": dice} | typed)
+    options = WriteOptions(**typed)
+    if options.seed < 0:
+        drawn = int(np.random.default_rng().integers(2**32))
+        options = replace(options, seed=drawn)
     machine = pick_machine(options.device, options.dtype)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    path = find_checkpoint(options.checkpoint)
-    saved, tell = load_checkpoint(path), partial(print, file=sys.stderr)
-    ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
+    prompt, path = unify(prompt), find_checkpoint(options.checkpoint)
+    saved, say = load_checkpoint(path), partial(print, file=sys.stderr)
+    ids = saved.ids(prompt)
     loss = saved.best_loss and f"{saved.best_loss:.3f} nats per character"
-    tell(f"{path}: step {saved.step}, validation loss {loss or 'not measured'}"
-         f"; {machine}, --seed {options.seed}")
+    say(f"{path}: step {saved.step}, validation loss {loss or 'not measured'}"
+        f"; {machine}, --seed {options.seed}")
     T = saved.model.config.context_length
     unread = window_start(len(ids), T) - len(saved.before)
     if unread > 0:
-        tell(f"the first {unread} tokens of the prompt are not read: the "
-             f"model can see {T}")
+        say(f"the first {unread} tokens of the prompt are not read: the "
+            f"model can see {T}")
     rows = torch.tensor([ids] * options.num_samples, device=machine.device)
     reader = (cached if options.cache else uncached)(
         saved.model.to(machine.device, machine.dtype))
@@ -1374,7 +1537,7 @@ def run_generate(**typed) -> int:
         written = print_texts(steps, prompt, len(rows), options.stop,
                               saved.tokenizer.stream)
     seconds = time.perf_counter() - began
-    tell(f"{written} characters, {written / seconds:,.0f} a second")
+    say(f"{written} characters, {written / seconds:,.0f} a second")
     return 128 + ended.number if ended.number else 0
 
 
@@ -1384,8 +1547,8 @@ def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
     `saved` is what load_checkpoint returns, or a run's state. Raises
     MiniGPTError for a character that the model does not know.
     """
-    ids = saved.before + saved.tokenizer.encode(prompt).tolist() or [EOS]
-    rows = torch.tensor([ids], device=saved.model.head.weight.device)
+    prompt, weights = unify(prompt), saved.model.norm.weight
+    rows = torch.tensor([saved.ids(prompt)], device=weights.device)
     steps = generate(cached(saved.model), rows, GenerateConfig(**settings),
                      *saved.tokenizer.special)
     return prompt + saved.tokenizer.decode([step.item() for step in steps])
@@ -1404,10 +1567,10 @@ COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
 
 def parse(argv: list[str] | None) -> tuple[Callable, dict]:
     """The function of a command line, and the settings that were typed."""
-    parser = Parser(prog="minigpt.py", description=__doc__.splitlines()[0],
-                    allow_abbrev=False)
+    about, *_ = (__doc__ or "MiniGPT").splitlines()  # python -OO has none
+    parser = Parser(prog="minigpt.py", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command",
+    commands = parser.add_subparsers(metavar="train|generate", dest="command",
                                      required=True)
     for name, (run, *configs) in COMMANDS.items():
         command = commands.add_parser(
@@ -1417,7 +1580,13 @@ def parse(argv: list[str] | None) -> tuple[Callable, dict]:
             if f.name != "vocab_size":  # comes from the text
                 command.add_argument(f"--{f.name.replace('_', '-')}", **flag(f))
     typed = vars(parser.parse_args(argv))
+    words = " ".join(sys.argv[1:] if argv is None else argv)
+    require(words.count("--data") < 2, "--data is given twice: put both "
+            "into one folder, by links to files or as copies")
     return COMMANDS[typed.pop("command")][0], typed
+
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
 
 
 def explain(error: Exception) -> str:
@@ -1426,20 +1595,29 @@ def explain(error: Exception) -> str:
         return (f"another process trains in {Path(error.lock_file).parent}: "
                 "wait for its end, or name another folder with --run")
     if isinstance(error, (OSError, UnicodeError, SafetensorError)):
-        return f"{error}: check the file, its rights, and the disk"
-    if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+        return f"{brief(error)}: check the file, its rights, and the disk"
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, dist.DistError) or "/gloo/" in said:
         return f"rank {RANK} of {SIZE} lost one: use --resume ({error!s:.99})"
-    if "memory" in repr(error).lower():
-        return (f"out of memory ({error}): halve --batch-size or --context-"
-                "length, to write --num-samples or --max-new-tokens")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+            words in said for words in OUT_OF_MEMORY):
+        return (f"out of memory ({brief(error)}): halve --batch-size or "
+                "--context-length, to write --num-samples or --max-new-tokens")
+    if isinstance(error, torch.AcceleratorError) or "CUDA error:" in said:
+        return (f"the GPU failed ({brief(error)}): use --device cpu, or a "
+                "PyTorch that is made for it")
     raise error
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line (default: sys.argv); return the exit status."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # any alphabet, on any system
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            stream.reconfigure(encoding="utf-8", errors="replace",
+                               line_buffering=True)
     try:
         join()
         run, typed = parse(argv)
@@ -1464,4 +1642,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: faa8f89d3789e9cc96d318860cf88c6666a1aeeba3eaf53a09a79934363ceefe
+# tangled: f95fd0d2aad1d3b139d782373b1c1495f56ff7c73c9ad8f27b0b02adb6c16cc5

@@ -41,7 +41,7 @@ It writes text that looks like Python. It knows nothing, and what it writes may 
 
 def command(record: dict) -> str:
     """The line that trains such a run, from what differs from the defaults."""
-    shape, config = minigpt.make_configs("full")
+    shape, config = minigpt.make_configs("full", sample_prompt="def ")
     words = ["python minigpt.py train --preset full --run checkpoints/medium"]
     for part, defaults in ((record["model"], shape), (record["train"], config)):
         for name, value in part.items():

@@ -13,6 +13,7 @@ from minigpt import (
     ModelConfig,
     Settings,
     TrainConfig,
+    brief,
     make_configs,
     require,
     setting,
@@ -36,7 +37,8 @@ SENSELESS = dict(
     dropout=1.0, batch_size=0, grad_accum=0, max_steps=0, learning_rate=-1e-9,
     min_learning_rate=-1e-9, warmup_steps=-1, weight_decay=-1e-9, beta1=1.0,
     beta2=1.0, grad_clip=0.0, eval_interval=0, eval_windows=0,
-    sample_interval=0, checkpoint_interval=0, seed=-1, device=0, dtype=None,
+    sample_interval=0, sample_prompt=0, checkpoint_interval=0, seed=-1, device=0,
+    dtype=None,
 )
 
 
@@ -77,6 +79,12 @@ def test_refusal_tells_the_type_and_the_range():
         Oven(degrees=300)
     with pytest.raises(MiniGPTError, match="of type bool$"):
         Oven(fan=1)
+
+
+def test_an_error_of_others_becomes_one_short_line():
+    assert brief(ValueError("not\n  a\tnumber")) == "not a number"
+    assert brief(RuntimeError("word " * 9999)) == ("word " * 40)[:200]
+    assert brief(EOFError()) == "EOFError"
 
 
 def test_settings_are_those_of_the_design_and_each_says_what_it_means():

@@ -1,11 +1,14 @@
 """From files and archives to ids, and from those to batches."""
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tracemalloc
 import zipfile
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 
 import minigpt
 from minigpt import (EOS, IGNORED, PAD, UNK, Corpus, Dataset, MiniGPTError, Tokenizer,
-                     pieces, read_corpus, read_documents)
+                     choose_cut, pieces, read_corpus, read_documents)
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -82,10 +85,62 @@ def test_an_archive_gives_what_its_folder_gives(corpus, read, tmp_path, format):
 
 
 @pytest.mark.parametrize("format, ending", [
-    ("gztar", "tgz"), ("zip", "ZIP"), ("gztar", "Tar.Gz"), ("xztar", "TAR.XZ")])
+    ("gztar", "tgz"), ("zip", "ZIP"), ("gztar", "Tar.Gz"), ("xztar", "TAR.XZ"),
+    ("xztar", "txz"), ("bztar", "tbz2"), ("zip", "whl"), ("zip", "egg")])
 def test_an_archive_may_have_its_other_name(corpus, read, tmp_path, format, ending):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
     assert same(read_corpus(archive.rename(tmp_path / f"b.{ending}")), read)
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "GZ"])
+def test_a_file_may_be_compressed_and_is_refused_if_it_is_cut_short(tmp_path, ending):
+    noise = np.random.default_rng(0).bytes(9_999).hex()
+    module = {"gz": gzip, "bz2": bz2, "xz": lzma}[ending.lower()]
+    path, content = tmp_path / f"a.txt.{ending}", module.compress(noise.encode())
+    path.write_bytes(content)
+    assert documents(path) == [noise]
+    path.write_bytes(content[:-99])
+    with pytest.raises(MiniGPTError, match=f"a.txt.{ending} cannot be read"):
+        read_corpus(path)
+
+
+@pytest.mark.parametrize("start", ["", "./", "../", "/", "../../", "C:\\", "..\\"])
+def test_where_a_name_in_an_archive_begins_does_not_matter(tmp_path, start):
+    """`tar -P ../src`, or a zip from Windows: what is left out is the same."""
+    wanted, inner = f"{start}src/a.py", f"{start}src/.venv/lib/b.py"
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in (wanted, inner):
+            member = tarfile.TarInfo(name)
+            member.size = 6
+            archive.addfile(member, io.BytesIO(b"x = 1\n"))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name in (wanted, inner):
+            member = zipfile.ZipInfo("x")
+            member.filename = name.replace("/", "\\")
+            archive.writestr(member, "y = 2\n")
+    assert documents(tmp_path / "a.tar") == ["x = 1\n"]
+    assert documents(tmp_path / "b.zip") == ["y = 2\n"]
+    assert not skipped(tmp_path / "a.tar") and not skipped(tmp_path / "b.zip")
+
+
+def test_a_link_in_a_zip_is_no_document(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        member = zipfile.ZipInfo("link.py")
+        member.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(member, "../elsewhere.py")
+        archive.writestr("real.PY", "x = 1\n")
+    assert documents(tmp_path / "a.zip") == ["x = 1\n"]
+
+
+@pytest.mark.parametrize("suffix", ["*.txt", ".txt .md", "*.md,  *.TXT", ".TXT"])
+def test_endings_may_be_written_as_shells_write_them(tmp_path, suffix):
+    folder = write(tmp_path / "in", a_txt="abc" * 9, b_py="x")
+    assert read_corpus(folder, suffix).tokenizer.characters == "abc"
+
+
+def test_a_path_may_be_a_text(corpus, read):
+    assert same(read_corpus(str(corpus)), read)
+    assert read_documents(str(corpus), (".py",)) == read_documents(corpus, (".py",))
 
 
 def test_a_file_that_is_named_needs_no_ending(tmp_path):
@@ -194,7 +249,17 @@ def test_links_are_followed_once_and_loops_have_an_end(tmp_path):
     (folder / "nowhere.py").symlink_to(folder / "missing.py")
     (folder / "again.py").symlink_to(folder / "a.py")
     assert documents(folder) == ["x = 1\n"]
-    assert skipped(folder) == {"not readable": 2, "duplicate": 1}
+    assert skipped(folder) == {"not readable": 2, "duplicate": 1,
+                               "linked folder, not followed": 1}
+
+
+def test_a_linked_folder_is_counted_unless_it_would_be_left_out(tmp_path):
+    folder = write(tmp_path / "in", a_py="x = 1\n")
+    other = write(tmp_path / "other", b_py="y = 2\n")
+    for name in ("more", "again", ".venv", "node_modules"):
+        (folder / name).symlink_to(other, target_is_directory=True)
+    assert documents(folder) == ["x = 1\n"]
+    assert skipped(folder) == {"linked folder, not followed": 2}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -298,23 +363,33 @@ def test_a_damaged_header_in_a_bare_tar_is_refused(corpus, tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.py", "missing", "missing.zip"])
 def test_a_source_that_is_not_there_is_named(tmp_path, name):
-    with pytest.raises(MiniGPTError, match=f"in .*{name}: check the path"):
+    with pytest.raises(MiniGPTError, match=f"no file or folder .*{name}: check"):
         read_corpus(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", ["", ",", " , "])
 def test_a_list_of_endings_without_one_is_refused(corpus, suffix):
-    with pytest.raises(MiniGPTError, match="no files .*--suffix"):
+    with pytest.raises(MiniGPTError, match="no endings .*--suffix"):
         read_corpus(corpus, suffix)
 
 
 def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
-    folder = write(tmp_path / "in", a_py=b"\xff", b_txt="b")
+    folder = write(tmp_path / "in", a_py=b"\xff", b_txt="b", c_txt="c")
     with pytest.raises(MiniGPTError, match=r"in has no text in files \*\.py; "
-                       r"skipped 1: not UTF-8: .*--suffix"):
+                       r"skipped 1: not UTF-8; it has 2 .txt, 1 .py: .*--suffix"):
         read_corpus(folder)
-    with pytest.raises(MiniGPTError, match="has no text"):
+    with pytest.raises(MiniGPTError, match="has no text.* it has no files"):
         read_corpus(write(tmp_path / "empty"))
+
+
+def test_a_named_file_that_is_no_text_is_told_where(tmp_path):
+    """One byte of Windows in a long text would be sought for long."""
+    folder = write(tmp_path / "in", a_txt=b"it is\n" * 9999 + b"it\x92s", b_py="")
+    with pytest.raises(MiniGPTError, match=r"a.txt cannot be read \(it is not "
+                       r"UTF-8: byte 59,996 is 0x92\): .* in UTF-8"):
+        read_corpus(folder / "a.txt")
+    with pytest.raises(MiniGPTError, match="b.py cannot be read .it is empty"):
+        read_corpus(folder / "b.py")
 
 
 # --- from texts to ids -----------------------------------------------------
@@ -330,19 +405,61 @@ def test_rare_characters_are_unknown_and_counted(tmp_path, capsys):
 
 
 def test_a_tokenizer_that_is_given_is_used(tmp_path):
-    folder = write(tmp_path / "in", a_py="abcabc" * 9)
+    folder = write(tmp_path / "in", a_py="abc" + "ab" * 30)
     corpus = read_corpus(folder, tokenizer=Tokenizer("ab"))
     assert corpus.tokenizer.characters == "ab"
     assert corpus.tokenizer.decode(corpus.train)[:4] == "ab\ufffda"
 
 
-@pytest.mark.parametrize("documents, cut", [(15, 1400), (10, 900), (2, 180), (1, 90)])
-def test_validation_begins_after_nine_tenths_with_a_document_if_one_follows(
-        tmp_path, documents, cut):
+def test_a_text_that_a_tokenizer_hardly_knows_is_refused(tmp_path):
+    folder = write(tmp_path / "in", a_txt="学而时习之" * 9 + "ab" * 99)
+    with pytest.raises(MiniGPTError, match="45 of 244 characters are not in the "
+                       "vocabulary of the model: .*--init"):
+        read_corpus(folder, ".txt", Tokenizer("ab"))
+    assert 45 == (read_corpus(folder, ".txt").train > UNK + 2).sum()
+
+
+# --- the split -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("documents, cut, where", [
+    (10, 900, "between two documents"), (15, 1300, "between two documents"),
+    (2, 180, "within a document"), (1, 90, "within a document")])
+def test_validation_begins_with_the_document_nearest_to_nine_tenths(
+        tmp_path, documents, cut, where, capsys):
     names = "abcdefghijklmno"[:documents]
     files = {f"{name}_py": name * 99 for name in names}  # and an <eos>
     corpus = read_corpus(write(tmp_path / "in", **files))
     assert (len(corpus.train), len(corpus.val)) == (cut, 100 * documents - cut)
+    assert f"split {where}: {cut:,} ids" in capsys.readouterr().out
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=60))
+@example([100_000, 100_000, 100_000, 2_000])
+@example([2_000, 100_000, 100_000, 100_000])
+@example([200_000, 18])
+@example([1] * 20)
+def test_validation_is_a_tenth_or_so_whatever_the_documents(lengths):
+    """Between them where that leaves 5 to 15 percent, else exactly there."""
+    ends = np.cumsum(lengths)
+    n, cut = int(ends[-1]), choose_cut(ends)
+    fair = [end for end in ends.tolist() if 0.05 * n <= n - end <= 0.15 * n]
+    assert cut in fair or not fair and cut == n * 9 // 10
+    assert all(abs(cut - 0.9 * n) <= abs(end - 0.9 * n) + 1e-9 for end in fair)
+    if n >= 20:
+        assert 0.05 * n <= n - cut <= 0.15 * n
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(0, 99))
+def test_twenty_windows_of_text_can_be_learned_from(lengths, seed):
+    """However it is cut into files, both splits hold a window."""
+    rng, T = np.random.default_rng(seed), 32
+    lengths += [max(1, 20 * (T + 1) - sum(lengths))]
+    ends = np.cumsum(rng.permutation(lengths))
+    ids, cut = np.zeros(ends[-1], np.uint8), choose_cut(ends)
+    assert Dataset(ids[:cut], T).n_chunks > 0 and Dataset(ids[cut:], T).n_chunks > 0
 
 
 def test_the_fingerprint_covers_vocabulary_and_both_splits(read):

@@ -27,8 +27,12 @@ def pretend(monkeypatch):
                             lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name",
                             lambda device: "GPU of dreams")
-        monkeypatch.setattr(torch, "empty", lambda *shape, device:
-                            SimpleNamespace(device=torch.device(device)))
+
+        def zeros(size, device):
+            there = SimpleNamespace(device=torch.device(device))
+            return SimpleNamespace(cumsum=lambda dim: there)
+
+        monkeypatch.setattr(torch, "zeros", zeros)
 
     return install
 
@@ -60,6 +64,20 @@ def test_what_is_named_is_taken_though_there_is_better(pretend):
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(MiniGPTError, match=f"'{device}'.*: choose auto, cpu"):
         pick_machine(device)
+
+
+def test_a_gpu_that_is_too_old_for_this_pytorch_is_found_at_once(
+        pretend, monkeypatch):
+    """Memory can be had on it; the first sum cannot."""
+    def no_kernel(dim):
+        raise RuntimeError("CUDA error: no kernel image is available\n" * 99)
+
+    pretend(cuda=True)
+    monkeypatch.setattr(torch, "zeros", lambda size, device:
+                        SimpleNamespace(cumsum=no_kernel))
+    with pytest.raises(MiniGPTError, match=r"'cuda'.*no kernel.*cpu") as refused:
+        pick_machine()
+    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("dtype", ["float8", "float16", ""])

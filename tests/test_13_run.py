@@ -5,6 +5,8 @@ import math
 import os
 import re
 import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import torch
 
 import minigpt
 from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
-                     MiniGPTError, Run, StopSignal, Tokenizer, evaluate, finish,
+                     MiniGPTError, Run, StopSignal, Tokenizer,
+                     count_parameters, evaluate, finish,
                      learning_rate, load_checkpoint, make_configs,
                      make_optimizer, open_run, pick_machine,
                      read_corpus, show_samples, start_run, train,
@@ -24,7 +27,8 @@ CPU = pick_machine("cpu", "float32")
 SHAPE, CONFIG = make_configs(
     "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2, dropout=0.2,
     batch_size=4, grad_accum=2, max_steps=20, warmup_steps=4, eval_interval=5,
-    eval_windows=8, sample_interval=10, checkpoint_interval=8, device="cpu")
+    eval_windows=8, sample_interval=10, sample_prompt="def ",
+    checkpoint_interval=8, device="cpu")
 SHORT = replace(SAMPLE, max_new_tokens=12)
 FILES = {"train.npy", "val.npy", "last.safetensors", "best.safetensors",
          "metrics.jsonl", "samples.jsonl", "run.json"}
@@ -202,11 +206,24 @@ def test_the_end_of_a_run_measures_its_last_weights_on_the_whole_split(
     assert record["whole_val_loss"] == loss
     capsys.readouterr()
     finish(open_run(run_folder))
-    [line] = capsys.readouterr().out.splitlines()
+    finished, measured = capsys.readouterr().out.splitlines()
     seconds = records(whole / "metrics.jsonl")[-1]["seconds"]
-    for told in (f"{loss:.3f} nats", f"{loss / math.log(2):.3f} bits",
-                 "20 steps", f"{seconds / 60:.1f} minutes", str(run_folder)):
-        assert told in line
+    wait = seconds / (20 * 4 * 2 * 16) * len(text.val) / 3
+    for told in ("20 steps", f"{seconds / 60:.1f} minutes", str(run_folder),
+                 f"about {wait:.0f} s"):
+        assert told in finished
+    for told in (f"{loss:.3f} nats", f"{loss / math.log(2):.3f} bits"):
+        assert told in measured
+
+
+def test_a_run_says_at_the_start_what_it_is_about_to_do(text, tmp_path):
+    run = begin(tmp_path, text)
+    assert (run.size, run.val.context_length) == (4 * 2 * 16, 16)
+    epochs = 20 * run.size / len(text.train)
+    assert run.plan() == (
+        f"{count_parameters(run.model):,} parameters, a vocabulary of "
+        f"{text.tokenizer.vocab_size}; 20 steps of 128 characters "
+        f"({epochs:.2g} epochs), learning rate up to 0.004")
 
 
 def test_a_loss_that_is_no_number_is_never_a_best(text, tmp_path, monkeypatch):
@@ -220,7 +237,7 @@ def test_a_loss_that_is_no_number_is_never_a_best(text, tmp_path, monkeypatch):
 # --- samples ---------------------------------------------------------------
 
 
-def test_eight_samples_begin_with_def(whole):
+def test_eight_samples_begin_as_the_run_is_told(whole):
     samples = records(whole / "samples.jsonl")
     assert [r["step"] for r in samples] == [10, 20]
     for record in samples:
@@ -242,9 +259,14 @@ def test_samples_are_long_enough_to_be_judged(text, tmp_path, monkeypatch):
     assert {*map(len, record["texts"])} == {len("def ") + 240}
 
 
-@pytest.mark.parametrize("words", ["πάντα ῥεῖ καὶ οὐδὲν μένει\n", "def"])
-def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words):
-    """Without one of the characters of `def `."""
+def test_a_beginning_that_the_model_does_not_know_is_refused_at_once(run_folder):
+    with pytest.raises(MiniGPTError, match="'λ' at position 1"):
+        open_run(run_folder, sample_prompt="xλ")
+
+
+@pytest.mark.parametrize("words", [
+    "πάντα ῥεῖ καὶ οὐδὲν μένει\n", "a friend of reading\n"])
+def test_samples_begin_a_file_unless_they_are_told_otherwise(tmp_path, words):
     for i in range(9):
         (tmp_path / f"{i}.txt").write_text(words * (9 + i), "utf-8")
     text, prompts = read_corpus(tmp_path, ".txt"), []
@@ -253,8 +275,8 @@ def test_a_model_of_another_alphabet_begins_a_file(tmp_path, words):
         next_logits = uncached(model)
         return lambda text: prompts.append(text) or next_logits(text)
 
-    train(begin(tmp_path / "run", text, max_steps=1, warmup_steps=0),
-          reader=reader)
+    train(begin(tmp_path / "run", text, max_steps=1, warmup_steps=0,
+                sample_prompt=""), reader=reader)
     assert prompts[0].tolist() == 8 * [[EOS]]
     [record] = records(tmp_path / "run" / "samples.jsonl")
     assert not any("def " in text for text in record["texts"])
@@ -335,6 +357,49 @@ def test_a_second_signal_acts_at_once(text, tmp_path, after_step):
     with pytest.raises(KeyboardInterrupt):
         train(begin(tmp_path, text))
     assert load_checkpoint(tmp_path / "last.safetensors").step == 8
+
+
+def test_the_first_signal_is_answered_at_once(text, tmp_path, after_step, capfd):
+    """Or somebody presses again, and loses what was not saved."""
+    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    train(begin(tmp_path, text))
+    assert "again to stop without saving" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs terminals")
+def test_the_end_of_the_terminal_stops_a_run_unless_it_is_ignored(
+        text, tmp_path, after_step):
+    """It is ignored behind nohup, and must stay so."""
+    after_step(3, lambda: signal.raise_signal(signal.SIGHUP))
+    assert train(begin(tmp_path / "a", text)) == signal.SIGHUP
+    assert load_checkpoint(tmp_path / "a" / "last.safetensors").step == 3
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    after_step(3, lambda: signal.raise_signal(signal.SIGHUP))
+    try:
+        assert train(begin(tmp_path / "b", text)) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_another_thread_trains_without_signals(text, tmp_path, whole):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, begin(tmp_path, text)).result() == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_goes_on_though_nobody_hears_it(text, tmp_path, whole, monkeypatch):
+    """The terminal was closed, or the reader of a pipe has ended."""
+    class Closed:
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    run = begin(tmp_path, text)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert train(run) == 0
+    finish(run)
+    monkeypatch.undo()
+    assert_same_run(tmp_path, whole)
 
 
 def test_signals_are_noted_only_while_it_matters():
@@ -470,7 +535,7 @@ def test_a_run_goes_on_when_the_files_it_was_read_from_are_gone(tmp_path):
     source, folder = tmp_path / "source", tmp_path / "run"
     source.mkdir()
     for i in range(9):
-        (source / f"{i}.py").write_text(f"x = {i}\n" * 50)
+        (source / f"{i}.py").write_text(f"def x(): {i}\n" * 50)
     train(begin(folder, read_corpus(source)), deadline=0)
     for path in source.iterdir():
         path.unlink()

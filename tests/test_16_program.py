@@ -20,10 +20,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import (COMMANDS, CORPUS, EOS, PRESETS, RESULTS, SHIPPED, UNK,
-                     GenerateConfig, Machine, MiniGPTError, ModelConfig,
-                     RunOptions, TrainConfig, WriteOptions, cached,
-                     find_checkpoint, find_run, generate, load_checkpoint, main,
+from minigpt import (COMMANDS, CORPUS, EOS, FINE_TUNING, PRESETS, RESULTS,
+                     SHIPPED, UNK, GenerateConfig, Machine, MiniGPTError,
+                     ModelConfig, RunOptions, TrainConfig, WriteOptions,
+                     cached, command_line, find_checkpoint, find_run, generate, load_checkpoint, main,
                      make_configs, new_state, parse, read_corpus, run_train,
                      uncached, until, window_start, write)
 
@@ -109,7 +109,7 @@ INIT = f"{TRAIN} --init {{home}}/run/best.safetensors"
 WRITE = "generate --checkpoint {home}/run/best.safetensors"
 WRONG = [
     # commands, flags and values
-    ("", "COMMAND"),
+    ("", "train.generate"),
     ("fly", "'fly'"),
     ("prepare {corpus}", "'prepare'"),  # commands that there were once
     ("evaluate", "'evaluate'"),
@@ -135,10 +135,12 @@ WRONG = [
     (f"{TRAIN} --dtype float8", "'float8'"),
     # data
     ("train --preset tiny", "corpus.xz"),  # the default, which is missing
-    ("train --preset tiny --data {home}/nowhere", "nowhere: check the path"),
+    ("train --preset tiny --data {home}/nowhere", "no file .*nowhere: check"),
+    ("train --preset tiny --data https://x.org/a.zip", "address.*downloaded"),
     ("train --preset tiny --data {home}/empty", "empty has no text.*--suffix"),
-    ("train --preset tiny --data {home}/empty.py", "no text.*1: empty"),
-    ("train --preset tiny --data {home}/latin1.py", "no text.*1: not UTF-8"),
+    ("train --preset tiny --data {home}/empty.py", "it is empty"),
+    ("train --preset tiny --data {home}/latin1.py", "byte 1 is 0xe9"),
+    (f"{TRAIN} --data {{home}}/tiny.py", "--data is given twice.*one folder"),
     ("train --preset tiny --data {home}/words", "words has no text.*--suffix"),
     (f"{TRAIN} --suffix .md,.rst", "no text in files .*.md,.rst"),
     ("train --preset tiny --data {home}/false.zip", "false.zip cannot be read"),
@@ -155,7 +157,7 @@ WRONG = [
     (f"{AGAIN} --resume --learning-rate -1", "learning_rate is -1"),
     (f"{AGAIN} --resume --device tpu", "'tpu'"),
     (f"{AGAIN} --overwrite --device tpu", "'tpu'"),
-    ("train --data nowhere --run {home}/run --overwrite", "nowhere: check the path"),
+    ("train --data nowhere --run {home}/run --overwrite", "no file .*nowhere: check"),
     (f"{TRAIN} --run {{home}}/empty.py", "empty.py"),
     ("train --run {home}/foreign --resume", "foreign"),
     ("train --run {home}/headless --resume", "without last.*--overwrite"),
@@ -163,7 +165,7 @@ WRONG = [
     ("train --run {home}/flipped --resume", "flipped: train.npy and val.npy"),
     ("train --run {home}/short --resume", "short: train.npy and val.npy"),
     (f"{TRAIN} --init nowhere", "nowhere is not a file"),
-    (f"{TRAIN} --init {{home}}/run", "run is not a file"),
+    (f"{TRAIN} --init {{home}}/words", "words/last.safetensors is not a file"),
     (f"{TRAIN} --init {{home}}/foreign/last.safetensors", "foreign"),
     (f"{INIT} --d-model 48", "--d-model 48.* has 24"),
     (f"{INIT} --n-layers 2", "--n-layers 2.* has 1"),
@@ -171,7 +173,7 @@ WRONG = [
     ("generate", "pretrained.safetensors is not a file"),
     ("generate --checkpoint nowhere", "nowhere is not a file"),
     ("generate --checkpoint 'no\nwhere'", "no where is not a file"),
-    ("generate --checkpoint {home}/run", "run is not a file"),
+    ("generate --checkpoint {home}/words", "words/last.safetensors is not a"),
     ("generate --checkpoint {home}/foreign/last.safetensors", "foreign"),
     (f"{WRITE} --temperature -1", "temperature is -1"),
     (f"{WRITE} --temperature nan", "temperature is nan"),
@@ -186,7 +188,7 @@ WRONG = [
     (f"{WRITE} --device tpu", "'tpu'"),
     (f"{WRITE} --dtype float8", "'float8'"),
     (f"{WRITE} --min-new-tokens -5", "min_new_tokens is -5"),
-    (f"{WRITE} --seed -1", "seed is -1"),
+    (f"{WRITE} --seed -2", "seed is -2"),
     (f"{WRITE} --temperature hot", "--temperature.*'hot'"),
     (f"{WRITE} --seed 1e3", "--seed.*'1e3'"),
     (f"{WRITE} --stop", "--stop.*one argument"),
@@ -334,7 +336,7 @@ def test_what_is_typed_goes_on_top_of_the_preset(line, corpus, home):
     shape, config = make_configs(
         "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2,
         batch_size=4, max_steps=20, warmup_steps=4, eval_interval=10,
-        eval_windows=8, sample_interval=20, device="cpu")
+        eval_windows=8, sample_interval=20, sample_prompt="def ", device="cpu")
     size = text.tokenizer.vocab_size
     assert state.model.config == replace(shape, vocab_size=size)
     assert state.config == config and state.step == 0
@@ -357,9 +359,27 @@ def test_the_default_text_is_the_corpus_of_the_book(corpus, monkeypatch):
 def test_a_run_may_learn_from_other_files_and_alphabets(line, home, cwd):
     status, out, _ = line("train", "--data", home / "words", "--suffix",
                           ".md,.txt", *SMALL, "--run", "new", "--max-steps", 4)
-    assert status == 0 and "1 documents" in out
+    assert status == 0 and "1 documents" in out and "def " not in out
+    assert not any("def " in text for record in records(
+        cwd / "new" / "samples.jsonl") for text in record["texts"])
     known = load_checkpoint(cwd / "new" / "best.safetensors").tokenizer
     assert {*known.characters} == {*"πάντα ῥεῖ\n"}
+
+
+@pytest.mark.parametrize("words, prompt", [
+    ("def f(x):\n    return x\n", "def "), ("class A:\n    def f(self): 0\n", "def "),
+    ("we had read of a friend, indeed\n", ""), ("x = 1\n", "")])
+def test_samples_begin_with_def_where_the_text_is_python(
+        tmp_path, words, prompt):
+    """It is not enough that the letters are known."""
+    (tmp_path / "a.py").write_text(words * 199)
+    state, _ = new_state(RunOptions(data=str(tmp_path)), "tiny", {})
+    assert state.config.sample_prompt == prompt
+    typed = {"sample_prompt": words[:1]}
+    state, _ = new_state(RunOptions(data=str(tmp_path)), "tiny", typed)
+    assert state.config.sample_prompt == words[:1]
+    with pytest.raises(MiniGPTError, match="'λ' at position 0"):
+        new_state(RunOptions(data=str(tmp_path)), "tiny", {"sample_prompt": "λ"})
 
 
 def test_a_misspelt_setting_is_refused_without_a_command_line(corpus, best, cwd):
@@ -460,7 +480,7 @@ def test_data_that_is_named_again_is_not_read_again(line, run_folder, home):
         status, out, err = line("train", "--run", run_folder, "--resume",
                                 "--data", named, "--max-steps", 21)
         assert (status, err) == (0, "")
-        assert f"--data is not read again: the text is kept in {run_folder}" in out
+        assert f"not read again: the text and the settings are kept in {run_folder}" in out
     assert "not read again" not in line(
         "train", "--run", run_folder, "--resume")[1]
 
@@ -572,7 +592,8 @@ def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
     options = RunOptions(data=str(corpus), init=str(best))
     state, text = new_state(options, "tiny", {"max_steps": 3, "d_model": 24})
     assert state.model.config == known.model.config
-    assert state.config == make_configs("tiny", max_steps=3)[1]
+    assert state.config == make_configs(
+        "tiny", **FINE_TUNING | {"max_steps": 3, "sample_prompt": "def "})[1]
     assert (state.step, state.best_loss) == (0, None)
     assert not state.optimizer.state
     assert state.optimizer.param_groups[0]["lr"] == state.config.learning_rate
@@ -903,6 +924,19 @@ def test_the_newest_run_is_taken_else_the_shipped_model():
     Path("checkpoints/new/best.safetensors").unlink()
     assert find_checkpoint() == Path("checkpoints/new/last.safetensors")
     assert find_checkpoint("mine") == Path("mine")
+    assert find_checkpoint("checkpoints/old") == Path(
+        "checkpoints/old/best.safetensors")
+
+
+def test_the_newest_run_is_the_one_that_was_trained_last():
+    """The best of one that still trains may be older than another's."""
+    for name, ages in {"trains": (1, 5), "ended": (3, 4)}.items():
+        folder = Path("checkpoints", name)
+        folder.mkdir(parents=True)
+        for file, age in zip(("best", "last"), ages):
+            (folder / f"{file}.safetensors").touch()
+            os.utime(folder / f"{file}.safetensors", (age, age))
+    assert find_checkpoint() == Path("checkpoints/trains/best.safetensors")
 
 
 # --- main ------------------------------------------------------------------
@@ -928,13 +962,88 @@ def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, command):
     assert status == 2 and err.startswith("minigpt: error: no space left: ")
 
 
-def test_an_error_that_nobody_foresaw_is_not_hidden(line, command):
+@pytest.mark.parametrize("bug", [
+    RuntimeError("a bug"), RuntimeError("unsupported memory format option"),
+    KeyError("gloom"), ValueError("out of memory"), IndexError("CUDA error:")])
+def test_an_error_that_nobody_foresaw_is_not_hidden(line, command, bug):
+    """Whatever words are in it."""
     def broken(**_):
-        raise RuntimeError("a bug")
+        raise bug
 
     command(broken)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(type(bug)):
         line("train")
+
+
+@pytest.mark.parametrize("error, told", [
+    (MemoryError("Unable to allocate 9 GiB"), "out of memory .*9 GiB.*--batch"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "out of memory .*--batch-size"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPU"
+                  "Allocator: can't allocate memory"), "out of memory .*--batch"),
+    (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "--batch"),
+    (RuntimeError("CUDA error: no kernel image is available\n" * 99), "device cpu"),
+    (torch.AcceleratorError("device-side assert"), "the GPU failed .*device cpu"),
+    (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] "
+                  "Connection closed by peer"), "lost one: use --resume"),
+    (UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates"), "check the file")])
+def test_errors_of_a_known_kind_are_one_line_with_a_remedy(
+        line, command, error, told):
+    def broken(**_):
+        raise error
+
+    command(broken)
+    status, _, err = line("train")
+    assert status == 2 and re.fullmatch(f"minigpt: error: .*{told}.*\n", err)
+    assert len(err) < 400
+
+
+def test_streams_that_are_closed_are_no_error(best, monkeypatch, capfd):
+    """Python has None for them, and print takes that for stdout."""
+    for name in ("stdin", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main([*map(str, writing(best, "--prompt", "-", "--max-new-tokens", 9))]
+                ) == 0
+    [text] = continuation(best, "", max_new_tokens=9)
+    assert capfd.readouterr().out == text + "\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([*map(str, writing(best))]) == 0
+    assert main(["fly"]) == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_said_is_in_a_file_at_once(tmp_path, monkeypatch, command):
+    """`train > log`: without this, hours of a log are lost by a kill."""
+    with open(tmp_path / "log", "w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        command(lambda **_: print("step 1") or (tmp_path / "log").stat().st_size)
+        assert main(["train"]) == len("step 1" + os.linesep)
+
+
+@pytest.mark.parametrize("system, argv, words", [
+    ("posix", "minigpt.py", "/my/python minigpt.py train --run 'a b'"),
+    ("nt", "minigpt.py", '/my/python minigpt.py train --run "a b"'),
+    ("posix", "/bin/minigpt", "/bin/minigpt train --run 'a b'"),
+    ("nt", "C:\\minigpt.exe", 'C:\\minigpt.exe train --run "a b"')])
+def test_the_line_to_type_next_is_one_that_the_shell_reads(
+        monkeypatch, system, argv, words):
+    monkeypatch.setattr(sys, "executable", "/my/python")
+    monkeypatch.setattr(sys, "argv", [argv])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", system)
+        line = command_line("train", "--run", "a b")
+    assert line == words
+
+
+def test_a_prompt_is_read_as_a_document_is(line, best, monkeypatch):
+    """With a byte order mark, and with the ends of lines of Windows."""
+    told = line(*writing(best, "--prompt", "def f\n  x\n"))[:2]
+    stream = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfdef f\r\n  x\r\n"))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert line(*writing(best, "--prompt", "-"))[:2] == told
+    assert line(*writing(best, "--prompt", "def f\r\n  x\r"))[:2] == told
+    assert told[0] == 0
+    saved = load_checkpoint(best)
+    assert write(saved, "def f\r\n") == write(saved, "def f\n")
 
 
 def test_a_reader_that_has_had_enough_is_no_error_but_no_success(

@@ -36,7 +36,7 @@ def test_an_unknown_line_is_refused_by_name(capsys):
 def test_an_unknown_device_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit):
         peers.main(["text", "--device", "tpu"])
-    assert "error: device 'tpu'" in capsys.readouterr().err
+    assert "error: there is no device 'tpu'" in capsys.readouterr().err
 
 
 def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(

@@ -67,7 +67,7 @@ def lines_of_code(source: str) -> set[int]:
 def test_the_program_stays_short():
     source = (ROOT / "minigpt.py").read_text("utf-8")
     lines = lines_of_code(source)
-    assert len(lines) <= 1014
+    assert len(lines) <= 1144
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             own = lines & {*range(node.lineno, node.end_lineno + 1)}
@@ -109,7 +109,7 @@ def test_the_corpus_has_its_published_digest():
 
 def test_the_recorded_run_is_one_of_the_laptop_preset():
     record = json.loads((ROOT / "book/runs/laptop/run.json").read_text("utf-8"))
-    shape, config = minigpt.make_configs("laptop")
+    shape, config = minigpt.make_configs("laptop", sample_prompt="def ")
     assert record["train"] == minigpt.asdict(config)
     assert record["model"] | {"vocab_size": 99} == minigpt.asdict(shape)
     assert record["step"] == config.max_steps
@@ -132,7 +132,8 @@ def test_the_card_of_the_shipped_model_names_the_command_that_made_it():
     _, typed = minigpt.parse(
         command.removeprefix("python minigpt.py ").replace("\\\n", "").split())
     assert typed.pop("run")
-    shape, config = minigpt.make_configs(typed.pop("preset"), **typed)
+    shape, config = minigpt.make_configs(
+        typed.pop("preset"), sample_prompt="def ", **typed)
     assert minigpt.asdict(shape) == record["model"] | {"vocab_size": 99}
     assert minigpt.asdict(config) == record["train"]
 
