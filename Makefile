@@ -1,9 +1,10 @@
 # `make` sets up, trains the preset for this machine and writes some Python.
-PYTHON ?= python3
+# PYTHON makes .venv, which stays that of the Python that made it, until you give another.
+PYTHON ?= $(if $(wildcard .venv/base),.venv/bin/python,python3)
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: all train generate test test-all bite answers bench corpus portable book pdf epub pages module clean
+.PHONY: all train generate test test-all bite answers bench corpus portable book pdf epub pages module clean anew
 
 all: train generate
 
@@ -53,10 +54,18 @@ module: .venv/test             ## minigpt.py from the chapters
 clean:                         ## remove what can be made again
 	rm -rf .venv _build build *.egg-info
 
+LACKS = $(shell $(PYTHON) book/environment.py check 2> /dev/null || \
+	echo Python 3.11 or later is needed, and $(PYTHON) does not run: give another, as in make PYTHON=python3.12)
+ifneq ($(origin PYTHON),file)
+.venv/base: $(shell $(PYTHON) book/environment.py other .venv 2> /dev/null || echo anew)
+anew:
+endif
+
 .venv/base: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(if $(LACKS),$(error $(LACKS)))
+	$(PYTHON) book/environment.py make .venv
 	$(INSTALL) -e .
-	@touch $@
+	@rm -f .venv/unfinished && touch $@
 
 .venv/test .venv/book .venv/browser .venv/hub .venv/hf: .venv/%: .venv/base
 	$(INSTALL) -e ".[$*]"
