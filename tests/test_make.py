@@ -131,3 +131,69 @@ def test_what_a_link_leads_to_is_never_emptied(checkout, python, tmp_path):
     assert make(checkout, ".venv/base", f"PYTHON={python(3, 12)}")[0] == 0
     assert (tmp_path / "mine" / "bin").exists()
     assert not (checkout / ".venv").is_symlink()
+
+
+# --- pip install . -----------------------------------------------------------
+
+FILES = {f"minigpt_files/{name}": ROOT / name for name in (
+    "data/python-stdlib.tar.xz", "data/python-stdlib.LICENSE",
+    "checkpoints/pretrained.safetensors", "checkpoints/CARD.md",
+    "checkpoints/convert.py")}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """What `pip install .` puts into a folder of packages, by way of a wheel."""
+    try:
+        import setuptools  # noqa: F401
+        import wheel  # noqa: F401
+        isolated = ["--no-build-isolation"]
+    except ImportError:
+        isolated = []
+    source = tmp_path_factory.mktemp("source")
+    for name in ("minigpt.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("data", "checkpoints"):  # without runs: they are no part of git
+        shutil.copytree(ROOT / name, source / name,
+                        ignore=lambda folder, names: [
+                            name for name in names
+                            if Path(folder, name).is_dir()])
+    (source / "checkpoints" / "mine.safetensors").touch()
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
+                    *isolated, "--wheel-dir", source / "wheel", source], check=True)
+    [built] = (source / "wheel").iterdir()
+    packages = tmp_path_factory.mktemp("site-packages")
+    shutil.unpack_archive(built, packages, "zip")
+    return packages
+
+
+@pytest.mark.slow
+def test_an_installed_program_has_its_corpus_and_its_model(wheel):
+    installed = {path.relative_to(wheel).as_posix(): path
+                 for path in wheel.rglob("*") if path.is_file()}
+    for name, path in FILES.items():
+        assert installed[name].read_bytes() == path.read_bytes(), name
+    assert not [name for name in installed if "mine" in name or "tests" in name]
+    top = {name.split("/")[0] for name in installed}
+    assert {name for name in top if "dist-info" not in name} == {
+        "minigpt.py", "minigpt_files"}
+
+
+@pytest.mark.slow
+def test_an_installed_program_writes_and_learns_outside_of_the_checkout(
+        wheel, tmp_path):
+    def installed(*words: str) -> str:
+        code = "import sys, minigpt; sys.exit(minigpt.main())"
+        shell = dict(os.environ, PYTHONPATH=str(wheel), OMP_NUM_THREADS="1")
+        return subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path,
+                              env=shell, text=True, capture_output=True, check=True,
+                              timeout=120).stdout
+
+    text = installed("generate", "--prompt", "def f", "--seed", "1",
+                     "--max-new-tokens", "20", "--min-new-tokens", "20")
+    assert text.startswith("def f") and len(text) == 26
+    out = installed("train", *"--preset tiny --context-length 8 --d-model 8 "
+                    "--n-layers 1 --n-heads 1 --batch-size 2 --eval-windows 2 "
+                    "--max-steps 2 --warmup-steps 1".split())
+    assert "finished: 2 steps" in out
+    assert (tmp_path / "checkpoints" / "tiny" / "best.safetensors").exists()
