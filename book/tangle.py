@@ -30,13 +30,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jupytext
-import yaml
-from jupytext.myst import CODE_DIRECTIVE as CODE_CELL
-from jupytext.myst import MystMetadataParsingError, get_parser, read_fenced_cell
-from markdown_it.token import Token
-from mdit_py_plugins.colon_fence import colon_fence_plugin
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+try:
+    import jupytext
+    import yaml
+    from jupytext.myst import CODE_DIRECTIVE as CODE_CELL
+    from jupytext.myst import MystMetadataParsingError, get_parser, read_fenced_cell
+    from markdown_it.token import Token
+    from mdit_py_plugins.colon_fence import colon_fence_plugin
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"tangle: error: no {error.name} here: make .venv/test first, then "
+          f".venv/bin/python book/tangle.py", *sys.argv[1:], file=sys.stderr)
+    sys.exit(2)
 
 TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
 MODULE = "minigpt.py"

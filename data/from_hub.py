@@ -157,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"from_hub: interrupted; nothing is written to {args.archive}",
               file=sys.stderr)
         return 130
-    without = f" ({taken.skipped:,} rows without a text skipped)" * bool(taken.skipped)
+    rows = f"{taken.skipped:,} row{'s' * (taken.skipped > 1)}"
+    without = f" ({rows} without a text skipped)" if taken.skipped else ""
     print(f"{args.archive}: {taken.texts:,} texts, {taken.characters:,} characters"
           f"{without}; learn from them with train --data {args.archive} --suffix "
           f"{args.suffix}")

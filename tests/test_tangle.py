@@ -950,3 +950,16 @@ def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
         command = [sys.executable, script, *argv]
         assert subprocess.run(command, cwd=elsewhere).returncode == status
     assert (book.parent / "minigpt.py").read_text() == tangle.seal(GOLDEN)
+
+
+def test_without_jupytext_one_line_says_what_to_make(tmp_path):
+    """As after plain `make`, in whose .venv there is no jupytext."""
+    script = str(Path(tangle.__file__))
+    code = ("import sys, runpy; sys.modules['jupytext'] = None\n"
+            "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, script, "where", "431"],
+                          cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "tangle: error: no jupytext here: make .venv/test first, then "
+        ".venv/bin/python book/tangle.py where 431\n")
