@@ -7,16 +7,21 @@ Tangled from book/17_out_of_the_nest.md. Needs pip install -e .[hf]
 """
 
 import json
+import re
 import sys
+from collections.abc import Iterable, Iterator
 from importlib import import_module, util
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 sys.path.append(f"{sys.path[0]}/..")  # where minigpt.py is
-from minigpt import (SPECIAL_TOKENS, UNK, Checkpoint, MiniGPT, ModelConfig,
-                     Tokenizer, Undrawn, load_checkpoint, rebuild, require)
+from minigpt import (PAD, SPECIAL_TOKENS, UNK, Checkpoint, MiniGPT,
+                     MiniGPTError, ModelConfig, Tokenizer, Undrawn,
+                     load_checkpoint, rebuild, require)
 
 
 # 17. Out of the nest (book/17_out_of_the_nest.md) ----------------------------
@@ -62,6 +67,7 @@ def our_tensors(folder: Path, config: dict) -> dict[str, torch.Tensor]:
                 found["transformer." * inner + name] = tensor
     require(found or not [*folder.glob("*.bin")], "its weights are a pickle, "
             "which may run any code: have transformers save it anew")
+    require(bool(found), f"{folder} has no weights: add its *.safetensors")
     if config.get("tie_word_embeddings", True):
         found["lm_head.weight"] = found.get("transformer.wte.weight")
     with torch.device("meta"), Undrawn():
@@ -73,37 +79,87 @@ def our_tensors(folder: Path, config: dict) -> dict[str, torch.Tensor]:
             for key, name in due.items()}
 
 
+TIDY = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't",
+        " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
+
+
+def tidied(text: str) -> str:
+    """A text without the spaces that pieces of words leave in English."""
+    for old, new in TIDY.items():
+        text = text.replace(old, new)
+    return text
+
+
+def settled(text: str, last: str, tidy: bool) -> int:
+    """How many characters no token that follows the `last` can change."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", last):  # a run of bytes: it goes on?
+        return 0
+    return len(text[:-6 if tidy else None].rstrip("\ufffd"))
+
+
+def growing(words, ids: Iterable[int], read: list[int]) -> Iterator[str]:
+    """The text of ids that come one by one, after those that were read.
+
+    It ends before the first id that ends a text. What may change waits.
+    """
+    held, text = read, words.decode(read)
+    shown = len(text)
+    for i in ids:
+        if i in words.known["ends"]:
+            break
+        if i in words.silent:
+            continue
+        held.append(i)
+        text, last = words.decode(held), words.whole.id_to_token(i) or ""
+        sure = settled(text, last, words.known["tidy"])
+        yield text[shown:sure]
+        shown = max(shown, sure)
+        if len(held) >= 128 and sure:
+            rest = words.decode(held[-64:])
+            if rest and rest.endswith(text[shown:]):
+                shown += len(rest) - len(text)
+                held, text = held[-64:], rest
+    yield text[shown:]
+
+
 class BytePairs:
-    """A tokenizer from elsewhere; `characters` is JSON: its end, and itself."""
+    """A tokenizer from elsewhere. `characters` is JSON: an id that ends a text
+    (-1: none does), the library's file, and what is not as in `known`."""
 
     def __init__(self, characters: str):
         require(bool(tokenizers), "install tokenizers: pip install -e .[hf]")
-        eos, file = json.loads(characters)
-        self.characters, self.special = characters, (eos, ())
+        end, file, *more = json.loads(characters)
         self.whole = tokenizers.Tokenizer.from_str(file)
-        self.vocab_size = self.whole.get_vocab_size()
+        words = {*self.whole.get_vocab().values()}
+        self.known = dict(rows=max(words) + 1, ends=[end], start=max(end, 0),
+                          never=[], tidy=False, split=False) | dict(*more)
+        self.characters, self.vocab_size = characters, self.known["rows"]
+        empty = {*range(self.vocab_size)} - words
+        self.special = end, tuple(sorted(empty.union(self.known["never"])))
+        added = self.whole.get_added_tokens_decoder().items()
+        self.silent = {i for i, token in added if token.special}.union(
+            self.known["ends"])
+        self.whole.encode_special_tokens = self.known["split"]
 
     to_id = property(lambda _: require(False, "train reads characters, and the "
                      "model pieces of words: fine-tune it with transformers"))
 
     def encode(self, text: str, errors: str = "strict") -> torch.Tensor:
         """The ids of a text (n,), at least one."""
-        last = self.special[0] % self.vocab_size
-        return torch.tensor(self.whole.encode(text).ids or [last])
+        ids = self.whole.encode(text).ids
+        return torch.tensor(ids or [self.known["start"]])
 
     def decode(self, ids) -> str:
-        """The text of ids (n,); half a character is U+FFFD."""
-        return self.whole.decode([int(i) for i in ids if i != self.special[0]])
+        """The text of ids (n,): nothing for special ones, U+FFFD for half a
+        character."""
+        text = self.whole.decode([i for i in map(int, ids)
+                                  if i not in self.silent])
+        return tidied(text) if self.known["tidy"] else text
 
-    def stream(self, steps):
-        """The text of ids that come bit by bit, in whole characters."""
-        held = []
-        for step in steps:
-            held += step.tolist()
-            if not self.decode(held).endswith("\ufffd"):
-                yield self.decode(held)
-                held = []
-        yield self.decode(held)
+    def stream(self, steps: Iterable, read: Iterable[int] = ()):
+        """The text of ids that come bit by bit, after those that were read."""
+        ids = (int(i) for step in steps for i in step)
+        return growing(self, ids, [*read])
 
 
 def their_tokenizer(saved: Checkpoint):
@@ -125,76 +181,259 @@ def their_tokenizer(saved: Checkpoint):
 def their_files(saved: Checkpoint) -> dict[str, dict]:
     """What stands in the texts of a folder, by the files' names."""
     whole, (eos, never) = their_tokenizer(saved), saved.tokenizer.special
-    kinds = ("bos_token", "eos_token", "pad_token", "unk_token")
-    ends = {kind: i for kind, i in zip(kinds, (eos, eos, *never)) if i >= 0}
-    ids = {f"{kind}_id": i for kind, i in ends.items()}
+    known = dict(ends=[eos], start=eos, pad=PAD, unk=UNK, split=True,
+                 tidy=False)
+    if not isinstance(saved.tokenizer, Tokenizer):
+        known |= saved.tokenizer.known | dict(pad=eos, unk=-1)
+    ids = dict(bos=known["start"], eos=eos, pad=known["pad"], unk=known["unk"])
+    ids = {f"{kind}_token": i for kind, i in ids.items() if i >= 0}
+    names = {kind: whole.id_to_token(i) for kind, i in ids.items()}
+    ids = {f"{kind}_id": i for kind, i in ids.items()}
+    if len(known["ends"]) > 1:
+        ids["eos_token_id"] = known["ends"]
     sizes = {k: getattr(saved.model.config, v) for k, v in SIZES.items()}
     sizes |= dict(architectures=["GPT2LMHeadModel"], tie_word_embeddings=False)
     return {"config": FIXED | sizes | ids,
             "generation_config": ids | {"suppress_tokens": never or None},
             "tokenizer": json.loads(whole.to_str()),
-            "tokenizer_config": {
+            "tokenizer_config": names | {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "clean_up_tokenization_spaces": False,
-                "split_special_tokens": never != (),  # the text "<eos>" is text
-                **{kind: whole.id_to_token(i) for kind, i in ends.items()}}}
+                "clean_up_tokenization_spaces": known["tidy"],
+                "split_special_tokens": known["split"],  # "<eos>" is text
+                "padding_side": "left"}}  # so that a text goes on at its end
 
 
-def to_hf(source: Path, folder: Path) -> None:
-    """Make a folder of a checkpoint, wholly or not at all."""
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a GPT-2, by its own names, and the shape of each."""
+    V, C, d_ff = config.vocab_size, config.d_model, config.d_ff
+    layers = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "ln_1": (C,),
+              "mlp.c_fc": (C, d_ff), "mlp.c_proj": (d_ff, C), "ln_2": (C,)}
+    layers = {f"h.{i}.{name}": shape for i in range(config.n_layers)
+              for name, shape in layers.items()} | {"ln_f": (C,)}
+    found = {"transformer.wte.weight": (V, C), "lm_head.weight": (V, C),
+             "transformer.wpe.weight": (config.context_length, C)}
+    for name, shape in layers.items():
+        found[f"transformer.{name}.weight"] = shape
+        found[f"transformer.{name}.bias"] = shape[-1:]
+    return found
+
+
+def gpt2(tensors: dict, ids: torch.Tensor, heads: int) -> torch.Tensor:
+    """Logits (T, V) of ids (T,), as a GPT-2 with these tensors has them."""
+    def of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ of(name)[0] + of(name)[1]
+
+    table, places = (tensors[f"transformer.{n}.weight"] for n in ("wte", "wpe"))
+    x = table[ids] + places[:len(ids)]  # (T, C)
+    size, layer = x.shape[-1:], 0
+    while (h := f"transformer.h.{layer}") + ".ln_1.bias" in tensors:
+        y = linear(F.layer_norm(x, size, *of(h + ".ln_1")), h + ".attn.c_attn")
+        q, k, v = (z.unflatten(1, (heads, -1)).transpose(0, 1)
+                   for z in y.chunk(3, 1))  # (T, 3C) -> (H, T, D), three times
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = y.transpose(0, 1).flatten(1)  # (H, T, D) -> (T, C)
+        x = x + linear(y, h + ".attn.c_proj")
+        y = linear(F.layer_norm(x, size, *of(h + ".ln_2")), h + ".mlp.c_fc")
+        x = x + linear(F.gelu(y, approximate="tanh"), h + ".mlp.c_proj")
+        layer += 1
+    x = F.layer_norm(x, size, *of("transformer.ln_f"))
+    return x @ tensors["lm_head.weight"].T  # (T, C) -> (T, V)
+
+
+def as_gpt2(model: MiniGPT) -> dict[str, torch.Tensor]:
+    """A model's tensors as a GPT-2's; MiniGPTError if it is none."""
+    tensors = {name: tensor.clone() for name, tensor in map(
+        theirs, *zip(*model.state_dict().items()))}
+    has = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    due = shapes(model.config)
+    for name in sorted(due.keys() | has.keys()):
+        ours, shape = has.get(name, "missing"), due.get(name, "missing")
+        require(ours == shape, f"the model is no GPT-2: its {name} is {ours}, "
+                f"in a GPT-2 it is {shape}")
+    ids = torch.arange(model.config.context_length) % model.config.vocab_size
+    with torch.inference_mode():
+        ours = model.eval()(ids[None])[0]
+        far = (ours - gpt2(tensors, ids, model.config.n_heads)).abs().max()
+    require(bool(far <= 3e-5 * ours.abs().max()), "the model is no GPT-2: with "
+            f"the same tensors, logits differ by {far:.2g}")
+    return tensors
+
+
+def to_hf(source: Path, folder: Path) -> str:
+    """Make a folder of a checkpoint, wholly or not at all; say what it is."""
     saved = load_checkpoint(source)
-    tensors = dict(theirs(*pair) for pair in saved.model.state_dict().items())
-    card = ("---\nlibrary_name: transformers\n---\nA GPT-2, trained by MiniGPT "
-            f"for {saved.step} steps (validation loss {saved.best_loss}).\n")
+    tensors, loss = as_gpt2(saved.model), saved.best_loss
+    card = "---\nlibrary_name: transformers\n---\nA GPT-2, written by MiniGPT"
+    if saved.step:
+        card += f" after {saved.step} steps (validation loss {loss})"
     with TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary, folder.name)
         made.mkdir()
         for name, known in their_files(saved).items():
             (made / f"{name}.json").write_text(json.dumps(known, indent=2))
-        (made / "README.md").write_text(card)
+        (made / "README.md").write_text(card + ".\n")
         save_file(tensors, made / "model.safetensors", {"format": "pt"})
         made.rename(folder)
+    return (f"{folder} is a GPT-2 for transformers, in Python: "
+            f"pipeline('text-generation', {str(folder)!r})")
 
 
-def from_gpt2(folder: Path, path: Path) -> None:
-    """Make a checkpoint of a folder that holds a GPT-2."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+def read_json(path: Path, needed: bool = False) -> dict:
+    """What is in a file, or {} if there is none and none is needed."""
+    require(path.exists() or not needed, f"{path} is missing: add it")
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise MiniGPTError(f"{path} is no JSON ({error}): fetch it anew")
+
+
+def added(token: str | dict, **more):
+    """A token that is looked for in a text as it stands, for the library."""
+    known = {"content": token} if isinstance(token, str) else token
+    traits = ("content", "single_word", "lstrip", "rstrip", "normalized",
+              "special")
+    return tokenizers.AddedToken(**{k: v for k, v in (known | more).items()
+                                    if k in traits})
+
+
+def with_meaning(folder: Path, said: dict) -> list:
+    """The tokens of a folder that have a meaning, each after smaller ids."""
+    named = [said.get(f"{kind}_token") for kind in KINDS] + [END]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = said.get(key) or []
+        named += more.values() if isinstance(more, dict) else more
+    special = [added(token, special=True) for token in named if token]
+    special = {token.content: token for token in special}
+    ids = {int(i): added(token) for i, token in
+           said.get("added_tokens_decoder", {}).items()}
+    for name, i in read_json(folder / "added_tokens.json").items():
+        ids.setdefault(i, added(name))
+    found = {}
+    for token in [*(ids[i] for i in sorted(ids)), *special.values()]:
+        token.special |= token.content in special
+        found.setdefault(token.content, token)
+    return [*found.values()]
+
+
+def their_words(folder: Path, said: dict, rows: int):
+    """The tokenizer of a folder, which reads a prompt whole and as it is."""
+    lists, file = ("vocab.json", "merges.txt"), folder / "tokenizer.json"
+    if file.exists():
+        whole = tokenizers.Tokenizer.from_str(json.dumps(read_json(file)))
+    else:
+        for name in lists:
+            require((folder / name).exists(), f"{folder} has no {name} (and no "
+                    "tokenizer.json): add it")
+        words = tokenizers.ByteLevelBPETokenizer.from_file(
+            *(f"{folder}/{name}" for name in lists),
+            add_prefix_space=said.get("add_prefix_space", False))
+        whole = tokenizers.Tokenizer.from_str(words.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    there = {t.content for t in whole.get_added_tokens_decoder().values()}
+    for token in with_meaning(folder, said):
+        room = whole.get_vocab_size() < rows and token.content != END
+        known = whole.token_to_id(token.content) is not None
+        if token.content not in there and (known or room):
+            whole.add_tokens([token])
+    if not file.exists():
+        ends = [said.get(f"{kind}_token") or END for kind in ("bos", "eos")]
+        ends = [added(token).content for token in ends]
+        first, last = ([name] * bool(said.get(f"add_{kind}_token"))
+                       for name, kind in zip(ends, ("bos", "eos")))
+        whole.post_processor = tokenizers.processors.TemplateProcessing(
+            [*first, "$A", *last], special_tokens=[
+                (name, whole.token_to_id(name)) for name in {*first, *last}])
+    return whole
+
+
+KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+END = "<|endoftext|>"
+UNHEEDED = dict(repetition_penalty=1, no_repeat_ngram_size=0, num_beams=1,
+                min_length=0, bad_words_ids=None, stop_strings=None,
+                sequence_bias=None, begin_suppress_tokens=None,
+                forced_bos_token_id=None, forced_eos_token_id=None)
+
+
+def habits(folder: Path, config: dict) -> tuple[dict, list[str]]:
+    """How a folder wants a text to begin and end, and what never to stand in
+    it, as in BytePairs.known; the names of what else it wants."""
+    path, said = folder / "generation_config.json", {"eos_token_id": 50256}
+    said = read_json(path) if path.exists() else said | config
+
+    def ids(key: str) -> list[int]:
+        some = said.get(key)
+        return [i for i in (some if isinstance(some, list) else [some])
+                if type(i) is int and 0 <= i < config["vocab_size"]]
+
+    ends = ids("eos_token_id")
+    known = dict(start=[*ids("bos_token_id"), *ends, 0][0], ends=ends or [-1],
+                 never=ids("suppress_tokens"))
+    return known, [key for key, plain in UNHEEDED.items()
+                   if said.get(key) not in (None, [], plain)]
+
+
+def from_gpt2(folder: Path, path: Path) -> str:
+    """Make a checkpoint of a folder that holds a GPT-2; say what it is."""
+    require(folder.is_dir(), f"{folder} is not a folder: name a GPT-2's")
+    config = read_json(folder / "config.json", needed=True)
     shape, tensors = our_shape(config), our_tensors(folder, config)
-    if (folder / "tokenizer.json").exists():
-        whole = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
-    else:
-        whole = tokenizers.ByteLevelBPETokenizer.from_file(
-            f"{folder}/vocab.json", f"{folder}/merges.txt")
-        whole.add_special_tokens(["<|endoftext|>"])
+    said = (read_json(folder / "special_tokens_map.json")
+            | read_json(folder / "tokenizer_config.json"))
+    rows = shape["vocab_size"]
+    whole = their_words(folder, said, rows)
     names = sorted(whole.get_vocab(), key=whole.token_to_id)
-    size, eos = shape["vocab_size"], config.get("eos_token_id", 50256)
-    require(len(names) == size, f"a tokenizer of {len(names)} ids, not {size}")
-    if names == [*SPECIAL_TOKENS, *sorted("".join(names[3:]))]:  # it is ours
-        characters, before = "".join(names[3:]), whole.encode("").ids
+    size = whole.token_to_id(names[-1]) + 1
+    require(size <= rows, f"a tokenizer of {size} ids, and a model of {rows}: "
+            "take the tokenizer that the model was trained with")
+    known, more = habits(folder, config)
+    before = []
+    if names == [*SPECIAL_TOKENS, *sorted("".join(names[3:]))] and size == rows:
+        characters, before = "".join(names[3:]), whole.encode("").ids  # ours
     else:
-        eos = eos if eos in range(size) else -1
-        characters, before = json.dumps([eos, whole.to_str()]), []
+        tidy = said.get("clean_up_tokenization_spaces", False)
+        known |= dict(rows=rows, split=said.get("split_special_tokens", False),
+                      tidy=tidy and "BPE" not in repr(whole.model)[:9])
+        characters = json.dumps([known["ends"][0], whole.to_str(), known])
     meta = dict(step=0, best_loss=None, fingerprint="", before=before,
                 characters=characters, model=shape, train={})
-    rebuild(meta, tensors).save(path)
+    saved = rebuild(meta, tensors)
+    as_gpt2(saved.model)
+    saved.save(path)
+    without = f" (without the folder's {', '.join(more)})" if more else ""
+    return (f"{path} is a checkpoint{without}; python minigpt.py generate "
+            f'--checkpoint "{path}" --prompt "..." writes with it')
 
 
 def main(words: list[str]) -> int:
     """Run a command line; return the exit status."""
     try:
+        if {"-h", "--help"} & {*words}:
+            print(__doc__.strip())
+            return 0
         commands = {"to-hf": to_hf, "from-gpt2": from_gpt2}
-        require(len(words) == 3 and words[0] in commands, f"give {__doc__}")
-        require(not Path(words[2]).exists(), f"{words[2]} is there already")
+        require(len(words) == 3 and words[0] in commands, f"{words} is no "
+                "command: give to-hf CHECKPOINT OUTDIR or from-gpt2 FOLDER "
+                "CHECKPOINT (--help says more)")
+        source, made = map(Path, words[1:])
+        require(not made.exists(), f"{made} is there already: name another")
+        require(made.parent.is_dir(), f"{made.parent} is no folder: make it")
         require(bool(tokenizers), "install tokenizers: pip install -e .[hf]")
-        commands[words[0]](*map(Path, words[1:]))
+        print(commands[words[0]](source, made))
         return 0
+    except MiniGPTError as error:
+        reason = str(error)
     except Exception as error:  # of a foreign folder, it may be any
-        print("convert: error:", *str(error).split(), file=sys.stderr)
-        return 2
+        reason = f"{words[1]} does not fit ({type(error).__name__}: {error})"
+    print("convert: error:", *reason.split(), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 
-# tangled: b4e6a9d99cee7ac81b3c58bc61c0f0af2ab268fb9f46f4e932f05b22be62b0ae
+# tangled: 3289964b23f4161bd1369b0377780011f324f2a94d07ce994a99e81f75c2c348

@@ -215,6 +215,97 @@ def test_a_folder_holds_what_others_look_for(flown):
     assert "library_name: transformers" in card and "15500 steps" in card
 
 
+def alone_and_together(folder: Path, prompts: list[str]) -> None:
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def texts(some: list[str]) -> list[str]:
+        batch = words(some, padding=True, return_tensors="pt")
+        ids = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"],
+                             do_sample=False, max_new_tokens=12)
+        return words.batch_decode(ids[:, batch["input_ids"].size(1):],
+                                  skip_special_tokens=True)
+
+    assert texts(prompts) == [texts([prompt])[0] for prompt in prompts]
+
+
+def test_prompts_of_a_batch_are_filled_up_on_the_left(flown, tmp_path):
+    alone_and_together(flown, ["def size(self):\n    return ", "import "])
+    torch.manual_seed(5)
+    save_theirs(tmp_path / "hf")
+    assert main(["from-gpt2", str(tmp_path / "hf"), str(tmp_path / "m")]) == 0
+    assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "again")]) == 0
+    alone_and_together(tmp_path / "again", ["def f(x)", "x"])
+
+
+# Changes that readers make: what a model lacks, or does otherwise.
+SIZE = 12
+CHANGED = {
+    "no norm": (lambda m: setattr(m.blocks[1], "norm1", torch.nn.Identity()),
+                "h.1.ln_1.bias is missing"),
+    "RMSNorm": (lambda m: setattr(m, "norm", torch.nn.RMSNorm(SIZE)),
+                "ln_f.bias is missing"),
+    "no table of positions": (lambda m: delattr(m.embeddings, "position_embedding"),
+                              "wpe.weight is missing"),
+    "no head": (lambda m: delattr(m, "head"), "lm_head.weight is missing"),
+    "a gate": (lambda m: setattr(m.blocks[0].mlp, "gate", torch.nn.Linear(SIZE, 48)),
+               "gate.bias is .48,., in a GPT-2 it is missing"),
+    "fewer keys": (lambda m: setattr(m.blocks[0].attention, "qkv",
+                                     torch.nn.Linear(SIZE, 20)),
+                   r"c_attn.bias is \(20,\), in a GPT-2 it is \(36,\)"),
+    "a block that does nothing": (lambda m: setattr(
+        m.blocks[0], "forward", lambda x, remember=None: x), "logits differ"),
+    "the exact bend": (lambda m: setattr(m.blocks[1].mlp, "forward", lambda x: (
+        m.blocks[1].mlp.proj(torch.nn.functional.gelu(m.blocks[1].mlp.expand(x))))),
+        "logits differ"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_model_that_is_no_gpt2_does_not_leave(tmp_path, monkeypatch, capsys, change):
+    saved = save_ours(tmp_path / "m", "abc")
+    alter, reason = CHANGED[change]
+    alter(saved.model)
+    monkeypatch.setattr(convert, "load_checkpoint", lambda path: saved)
+    assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "hf")]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch("convert: error: the model is no GPT-2: [^\n]+\n", err), err
+    assert re.search(reason, err), err
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_program_whose_attention_was_changed_takes_no_gpt2(
+        tmp_path, monkeypatch, capsys):
+    """All names and shapes fit, and what is computed does not."""
+    save_theirs(tmp_path / "hf")
+    plain = minigpt.attention
+    monkeypatch.setattr(minigpt, "attention", lambda q, k, v, p: plain(q, k / 2, v, p))
+    assert main(["from-gpt2", str(tmp_path / "hf"), str(tmp_path / "m")]) == 2
+    assert "logits differ" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_tensors_that_are_one_are_two_there(tmp_path, monkeypatch):
+    saved = save_ours(tmp_path / "m", "abc")
+    saved.model.head.weight = saved.model.embeddings.token_embedding.weight
+    monkeypatch.setattr(convert, "load_checkpoint", lambda path: saved)
+    assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "hf")]) == 0
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.randint(3, 6, (1, 24))
+    assert difference("to-hf", saved.model, other, ids) < 1e-5
+
+
+def test_shapes_and_sums_are_those_of_transformers(tmp_path):
+    other = save_theirs(tmp_path / "hf", tie_word_embeddings=False, n_inner=20)
+    tensors = other.state_dict()
+    config = ModelConfig(V, 32, 16, 2, 2, d_ff=20)
+    assert convert.shapes(config) == {n: tuple(t.shape) for n, t in tensors.items()}
+    ids = torch.randint(0, V, (32,))
+    with torch.no_grad():
+        torch.testing.assert_close(convert.gpt2(tensors, ids, 2), other(ids[None]).logits[0],
+                                   atol=1e-5, rtol=1e-5)
+
+
 # --- from GPT-2 ------------------------------------------------------------
 
 
@@ -298,11 +389,14 @@ def folder(tmp_path) -> Path:
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint of a folder."""
+    """The checkpoint of a folder, with the tokenizer that is being tested."""
     path = folder.parent / "read.safetensors"
     path.unlink(missing_ok=True)
     assert main(["from-gpt2", str(folder), str(path)]) == 0
-    return load_checkpoint(path)
+    saved = load_checkpoint(path)
+    if not isinstance(saved.tokenizer, Tokenizer):
+        saved.tokenizer = BytePairs(saved.tokenizer.characters)
+    return saved
 
 
 def bytes_of(saved: Checkpoint) -> dict[str, bytes]:
@@ -341,7 +435,7 @@ def test_several_files_are_read_as_one(folder, tmp_path):
 
 def test_half_precision_is_read_as_float32(folder):
     rewrite(folder, lambda tensors: {n: t.bfloat16() for n, t in tensors.items()})
-    other = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    other = GPT2LMHeadModel.from_pretrained(folder).float().eval()
     ids = torch.randint(0, V, (1, 32))
     assert difference("from-gpt2", read(folder).model, other, ids) < 1e-5
 
@@ -388,19 +482,21 @@ def test_a_text_is_shown_in_whole_characters(text):
 
 
 @quiet(max_examples=60)
-@given(st.lists(st.integers(0, V - 1), max_size=40))
+@given(st.lists(st.integers(1, V - 1), max_size=40))
 def test_whatever_is_written_is_shown_as_it_would_be_at_once(ids):
     words = BytePairs(json.dumps([0, PAIRS.to_str()]))
     shown = "".join(words.stream(torch.tensor([i]) for i in ids))
-    assert shown == words.decode(ids) == PAIRS.decode([i for i in ids if i])
+    assert shown == words.decode(ids) == PAIRS.decode(ids)
 
 
 def test_a_tokenizer_without_an_end_never_ends(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 50256}))
+    config |= {"eos_token_id": 50256, "bos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink()
     saved = read(folder)
     assert saved.tokenizer.special == (-1, ())
-    assert saved.tokenizer.encode("").tolist() == [V - 1]
+    assert saved.tokenizer.encode("").tolist() == [0]
     text = write(saved, "def", temperature=0.0, max_new_tokens=60, min_new_tokens=1)
     assert len(saved.tokenizer.encode(text)) > 20
     path = str(folder.parent / "read.safetensors")
@@ -416,6 +512,278 @@ def test_train_says_in_one_line_that_it_cannot(folder, corpus, capsys, tmp_path)
     err = capsys.readouterr().err
     assert status == 2 and err.count("\n") == 1 and "transformers" in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- tokenizers of other kinds ---------------------------------------------
+
+
+def words_like(kind: str) -> tokenizers.Tokenizer:
+    """A small tokenizer of a kind, with [CLS] = 1 and [SEP] = 2."""
+    models, pre, decoders = (tokenizers.models, tokenizers.pre_tokenizers,
+                             tokenizers.decoders)
+    first = ["[UNK]", "[CLS]", "[SEP]"]
+    bits = ["a", "b", "play", "ing", "game", "s", "t", "n", "'", ".", ",", "é"]
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    under = ["▁", *("▁" + bit for bit in bits[:5]), *bits]
+    if kind == "WordPiece":
+        names = [*first, *bits, *("##" + bit for bit in bits)]
+        whole = tokenizers.Tokenizer(models.WordPiece(
+            {name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+        whole.pre_tokenizer = pre.BertPreTokenizer()
+        whole.decoder = decoders.WordPiece()
+    elif kind == "BERT":  # as transformers has it, with a text between two tokens
+        whole = words_like("WordPiece")
+        whole.add_special_tokens(first)
+        whole.post_processor = tokenizers.processors.BertProcessing(
+            ("[SEP]", 2), ("[CLS]", 1))
+    elif kind == "Unigram":
+        whole = tokenizers.Tokenizer(models.Unigram(
+            [(name, -float(i)) for i, name in enumerate([*first, *under])], 0, False))
+        whole.pre_tokenizer, whole.decoder = pre.Metaspace(), decoders.Metaspace()
+    elif kind == "bytes beside pieces":  # sentencepiece's BPE, as in Llama
+        names = [*first, *bytes_, *under]
+        merges = [(a, b) for a in names for b in names if a + b in names and a and b]
+        whole = tokenizers.Tokenizer(models.BPE(
+            {name: i for i, name in enumerate(names)}, merges, unk_token="[UNK]",
+            byte_fallback=True))
+        whole.pre_tokenizer = pre.Metaspace(split=False)
+        whole.decoder = decoders.Sequence([
+            decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+            decoders.Strip(" ", 1, 0)])
+    elif kind == "ends of words":
+        names = [*first, *bits, *(bit + "</w>" for bit in bits)]
+        whole = tokenizers.Tokenizer(models.BPE(
+            {name: i for i, name in enumerate(names)}, [], unk_token="[UNK]",
+            end_of_word_suffix="</w>"))
+        whole.pre_tokenizer, whole.decoder = pre.Whitespace(), decoders.BPEDecoder()
+    elif kind == "CTC":
+        names = [*first, "|", *bits]
+        whole = tokenizers.Tokenizer(models.WordLevel(
+            {name: i for i, name in enumerate(names)}, "[UNK]"))
+        whole.pre_tokenizer = pre.Split("", "isolated")
+        whole.decoder = decoders.CTC("[SEP]", "|")
+    else:
+        assert kind == "no decoder"
+        whole = tokenizers.Tokenizer(models.WordLevel(
+            {name: i for i, name in enumerate([*first, *bits])}, "[UNK]"))
+        whole.pre_tokenizer = pre.Whitespace()
+    return whole
+
+
+KINDS = {kind: words_like(kind) for kind in (
+    "WordPiece", "BERT", "Unigram", "bytes beside pieces", "ends of words", "CTC",
+    "no decoder")} | {"bytes": tokenizers.Tokenizer.from_str(PAIRS.to_str())}
+
+
+def grown(words, ids: list[int], read: list[int]) -> str:
+    """What has come to a text, with all of it decoded at once."""
+    return words.decode(read + ids)[len(words.decode(read)):]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@quiet(max_examples=40)
+@given(data=st.data())
+def test_a_stream_shows_what_all_of_the_text_is(kind, data):
+    """Beginning anywhere, with few pieces that repeat, over many windows."""
+    words = BytePairs(json.dumps([-1, KINDS[kind].to_str()]))
+    few = data.draw(st.lists(st.integers(0, words.vocab_size - 1), min_size=1,
+                             max_size=12))
+    dice = data.draw(st.randoms(use_true_random=False))
+    read, ids = (dice.choices(few, k=data.draw(st.integers(0, n))) for n in (200, 300))
+    shown = "".join(words.stream((torch.tensor([i]) for i in ids), read))
+    assert shown == grown(words, ids, read)
+
+
+@quiet(max_examples=100)
+@given(st.lists(st.sampled_from("a b n t ' . , ! do n't 's 've".split()), max_size=40),
+       st.integers(0, 20))
+def test_a_tidied_text_is_streamed_as_transformers_tidies_it(pieces, n):
+    names = sorted({"[UNK]", *"a b n t ' . , ! do n't 's 've".split()})
+    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+        {name: i for i, name in enumerate(names)}, "[UNK]"))
+    words = BytePairs(json.dumps([-1, whole.to_str(), {"tidy": True}]))
+    there = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=whole, clean_up_tokenization_spaces=True)
+    ids = [names.index(piece) for piece in pieces]
+    assert words.decode(ids) == there.decode(ids)
+    shown = "".join(words.stream((torch.tensor([i]) for i in ids[n:]), ids[:n]))
+    assert shown == grown(words, ids[n:], ids[:n])
+
+
+def test_text_is_shown_before_its_end_and_no_decoding_is_long():
+    for kind, whole in KINDS.items():
+        words, lengths = BytePairs(json.dumps([-1, whole.to_str()])), []
+        decode = words.decode
+        words.decode = lambda ids: lengths.append(len(ids)) or decode(ids)
+        at = whole.token_to_id("a") or 5
+        steps = iter([torch.tensor([at if i % 2 else at + 1]) for i in range(2000)])
+        assert any(next(words.stream(steps)) for _ in range(3)), kind
+        assert len("".join(words.stream(steps, [at]))) > 1900 and max(lengths) <= 128
+
+
+def save_kind(folder: Path, kind: str, rows: int = 0, **more) -> GPT2LMHeadModel:
+    """A GPT-2 with a tokenizer of a kind; `more` is in generation_config.json."""
+    other = save_theirs(folder, vocab_size=rows or KINDS[kind].get_vocab_size())
+    KINDS[kind].save(str(folder / "tokenizer.json"))
+    config = {"bos_token_id": 1, "eos_token_id": 2} | more
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return other
+
+
+def continued(saved: Checkpoint, prompt: str, **settings) -> str:
+    """A prompt and what is written after it, greedily, as it is shown."""
+    read = saved.tokenizer.encode(prompt)
+    steps = generate(cached(saved.model), read[None], GenerateConfig(
+        temperature=0.0, **settings), *saved.tokenizer.special)
+    return prompt + "".join(saved.tokenizer.stream(steps, read))
+
+
+def continued_there(folder: Path, prompt: str, n: int) -> str:
+    """The same by transformers: what the new tokens add to the text."""
+    other = GPT2LMHeadModel.from_pretrained(folder).eval()
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"))
+    ids = words(prompt, return_tensors="pt").input_ids
+    made = other.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0,
+                          do_sample=False, max_new_tokens=n)
+    made, read = made[0].tolist(), ids[0].tolist()
+    ends = other.generation_config.eos_token_id
+    if made[-1] in (ends if isinstance(ends, list) else [ends]):
+        made.pop()
+    before, all_ = (words.decode(i, skip_special_tokens=True) for i in (read, made))
+    return prompt + all_[len(before):]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_writes_what_transformers_writes(tmp_path, kind):
+    torch.manual_seed(len(kind))
+    folder = tmp_path / "hf"
+    save_kind(folder, kind)
+    saved = read(folder)
+    for prompt in ("play", "a game. ab", "é"):
+        assert continued(saved, prompt, max_new_tokens=14) == (
+            continued_there(folder, prompt, 14))
+
+
+def test_a_word_written_after_a_word_has_its_space(tmp_path):
+    words = BytePairs(json.dumps([2, KINDS["WordPiece"].to_str()]))
+    a, game, s = (words.whole.token_to_id(n) for n in ("a", "game", "##s"))
+    for ids, text in (([game, s], " games"), ([s, a], "s a"), ([s, 2, a], "s")):
+        assert "".join(words.stream([torch.tensor([i]) for i in ids], [a])) == text
+
+
+def test_a_prompt_is_read_whole_and_as_it_is(folder):
+    words = tokenizers.Tokenizer.from_str(PAIRS.to_str())
+    words.enable_truncation(4)
+    words.enable_padding(length=9, pad_id=0, pad_token=END)
+    words.save(str(folder / "tokenizer.json"))
+    saved = read(folder)
+    for prompt in ("de", "def f(x): return x, def f(x)"):
+        ids = saved.tokenizer.encode(prompt).tolist()
+        assert ids == PAIRS.encode(prompt).ids and saved.tokenizer.decode(ids) == prompt
+
+
+SAID = {  # what stands beside a tokenizer: (old form?, file, what it says)
+    "nothing": (False, "tokenizer_config", {}),
+    "a name for padding": (False, "special_tokens_map", {"pad_token": "def"}),
+    "with properties": (False, "tokenizer_config", {"pad_token": {
+        "__type": "AddedToken", "content": "def", "lstrip": False, "rstrip": True, "normalized": False,
+        "single_word": False}}),
+    "others": (False, "tokenizer_config", {"additional_special_tokens": ["return"]}),
+    "extra": (False, "tokenizer_config", {"extra_special_tokens": {"end": "return"}}),
+    "a new one": (False, "tokenizer_config", {"pad_token": "[PAD]"}),
+    "by ids": (True, "tokenizer_config", {"added_tokens_decoder": {str(V): {
+        "content": "[PAD]", "lstrip": True, "rstrip": False, "normalized": False,
+        "single_word": False, "special": False}}}),
+    "as it was": (True, "added_tokens", {"[PAD]": V}),
+    "lists": (True, "tokenizer_config", {}),
+    "a beginning": (True, "tokenizer_config", {"add_bos_token": True}),
+    "an end": (True, "tokenizer_config", {"add_eos_token": True, "eos_token": "def"}),
+    "a space": (True, "tokenizer_config", {"add_prefix_space": True}),
+    "special text is text": (False, "tokenizer_config", {
+        "split_special_tokens": True, "tokenizer_class": "PreTrainedTokenizerFast"}),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_stands_beside_a_tokenizer_is_heeded(tmp_path, case):
+    old, name, said = SAID[case]
+    save_theirs(tmp_path / "hf", old, vocab_size=V + 4)
+    (tmp_path / "hf" / f"{name}.json").write_text(json.dumps(said))
+    saved = read(tmp_path / "hf")
+    there = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for prompt in ("def f(x): return x", f"x [PAD] {END}y"):
+        ids = there(prompt).input_ids
+        assert saved.tokenizer.encode(prompt).tolist() == ids
+        assert saved.tokenizer.decode(ids) == there.decode(ids, skip_special_tokens=True)
+
+
+# --- where a text ends, and what is never in it ----------------------------
+
+
+@pytest.mark.parametrize("config, written, ends", [
+    ({"eos_token_id": [0]}, None, [0]), ({"eos_token_id": [7, 9]}, None, [7, 9]),
+    ({"eos_token_id": 0}, {"eos_token_id": [5, 3]}, [5, 3]),
+    ({"eos_token_id": 0}, {"eos_token_id": None}, [-1]), ({"eos_token_id": 3}, {}, [-1]),
+    ({"eos_token_id": None}, None, [-1]), ({"eos_token_id": [50256, 4]}, None, [4]),
+    ({"eos_token_id": -1}, None, [-1]), ({"eos_token_id": []}, None, [-1]),
+])
+def test_a_text_ends_where_it_does_there(folder, config, written, ends):
+    change_config(**config)(folder)
+    (folder / "generation_config.json").unlink()
+    if written is not None:
+        (folder / "generation_config.json").write_text(json.dumps(written))
+    words = read(folder).tokenizer
+    assert words.special == (ends[0], ()) and words.known["ends"] == ends
+    for end in ends:
+        ids = [8, 8] if end < 0 else [8, end, 8]
+        shown = "".join(words.stream(torch.tensor([i]) for i in ids))
+        assert shown == words.decode([8] if end >= 0 else [8, 8])
+
+
+def test_several_ends_end_the_text_of_transformers(tmp_path):
+    torch.manual_seed(3)
+    folder = tmp_path / "hf"
+    save_kind(folder, "no decoder")
+    long = continued(read(folder), "a", max_new_tokens=14).split()
+    last = KINDS["no decoder"].token_to_id(long[-1])
+    assert long.index(long[-1]) > 0
+    save = {"eos_token_id": [2, last], "suppress_tokens": [4]}
+    (folder / "generation_config.json").write_text(json.dumps(save))
+    saved = read(folder)
+    assert saved.tokenizer.special == (2, (4,))
+    text = continued(saved, "a", max_new_tokens=14)
+    assert text == continued_there(folder, "a", 14) and len(text.split()) < 15
+
+
+def test_rows_without_a_word_are_never_chosen_and_leave_again(tmp_path):
+    torch.manual_seed(4)
+    folder = tmp_path / "hf"
+    names = {"a": 0, "b": 1, "[UNK]": 2, "c": 9}  # and holes between them
+    save_theirs(folder, vocab_size=64)
+    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, "[UNK]"))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    whole.save(str(folder / "tokenizer.json"))
+    saved = read(folder)
+    never = tuple(i for i in range(64) if i not in names.values())
+    assert saved.tokenizer.vocab_size == 64 and saved.tokenizer.special == (0, never)
+    assert {*continued(saved, "b c", max_new_tokens=20).split()} <= {*names}
+    path = str(tmp_path / "read.safetensors")
+    assert main(["to-hf", path, str(tmp_path / "again")]) == 0
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "again")
+    assert again.config.vocab_size == 64 == again.lm_head.weight.size(0)
+    assert again.generation_config.suppress_tokens == [*never]
+    assert AutoTokenizer.from_pretrained(tmp_path / "again")("b c").input_ids == [1, 9]
+    back = read(tmp_path / "again")
+    assert bytes_of(back) == bytes_of(saved)
+    assert back.tokenizer.special == saved.tokenizer.special
+
+
+def test_what_is_not_done_is_said(folder, tmp_path, capsys):
+    (folder / "generation_config.json").write_text(json.dumps(dict(
+        eos_token_id=0, repetition_penalty=1.2, min_length=0, do_sample=True)))
+    assert main(["from-gpt2", str(folder), str(tmp_path / "m")]) == 0
+    assert "(without the folder's repetition_penalty);" in capsys.readouterr().out
 
 
 # --- what does not fit -----------------------------------------------------
@@ -439,10 +807,13 @@ def as_pickle(folder: Path) -> None:
 
 FC = "transformer.h.1.mlp.c_fc.weight"
 WRONG = {
-    "no folder": (shutil.rmtree, "config.json"),
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "no folder": (shutil.rmtree, "hf is not a folder: name"),
+    "no config": (lambda f: (f / "config.json").unlink(),
+                  "config.json is missing: add it"),
     "a config that is no JSON": (
-        lambda f: (f / "config.json").write_text("{"), "line 1"),
+        lambda f: (f / "config.json").write_text("{"), "config.json is no JSON.*line 1"),
+    "habits that are no JSON": (lambda f: (f / "generation_config.json").write_text(
+        "["), "generation_config.json is no JSON"),
     "another architecture": (change_config(model_type="llama"), "'llama'.*'gpt2'"),
     "another bend": (change_config(activation_function="relu"), "'relu'.*'gelu_new'"),
     "the exact bend": (change_config(activation_function="gelu"), "'gelu'.*'gelu_new'"),
@@ -471,15 +842,20 @@ WRONG = {
                            "blocks.1.mlp.expand.weight"),
     "no numbers": (change_tensors(lambda t: {**t, FC: t[FC] / 0}), "finite"),
     "a pickle": (as_pickle, "pickle.*any code.*transformers"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "missing"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights: add"),
     "damaged weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
-                        "."),
-    "a larger vocabulary": (lambda f: byte_pairs(V + 9, "abcabcabdabd" * 9 + "xy zz" * 9
-        ).save(str(f / "tokenizer.json")), f"tokenizer of .* not {V}"),
-    "a smaller vocabulary": (lambda f: byte_pairs(260).save(str(f / "tokenizer.json")),
-                             f"tokenizer of 260 ids, not {V}"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "."),
-    "a tokenizer that is no JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "."),
+                        "hf does not fit .SafetensorError"),
+    "a larger vocabulary": (lambda f: byte_pairs(V + 50, " ".join(
+        a + b for a in "abcdefghij" for b in "klmnopqrst" * 2)).save(str(f / "tokenizer.json")), f"a tokenizer of [0-9]+ ids, and a model of {V}: take"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(),
+                     "hf has no vocab.json .and no tokenizer.json.: add"),
+    "half a tokenizer": (lambda f: [(f / "tokenizer.json").unlink(),
+                                    (f / "vocab.json").write_text("{}")],
+                         "hf has no merges.txt"),
+    "a tokenizer that is no JSON": (lambda f: (f / "tokenizer.json").write_text("{"),
+                                    "tokenizer.json is no JSON"),
+    "a tokenizer that is none": (lambda f: (f / "tokenizer.json").write_text("{}"),
+                                 "hf does not fit"),
 }
 
 
@@ -505,7 +881,8 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(
     ("to-hf {folder} {home}/new", "is not a file"),
     ("to-hf {home}/nowhere {home}/new", "is not a file"),
     ("to-hf {folder}/config.json {home}/new", "not a whole MiniGPT checkpoint"),
-    ("to-hf {ours} {home}/no/new", "No such file"),
+    ("to-hf {ours} {home}/no/new", "no is no folder: make it"),
+    ("from-gpt2 {folder} {home}/no/new", "no is no folder: make it"),
 ])
 def test_a_wrong_command_line_is_answered_in_one_line(
         folder, tmp_path, capsys, words, reason):
@@ -540,10 +917,19 @@ def shell(*words) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "-h", "to-hf --help"])
+def test_help_is_no_error(words, capsys):
+    assert main(words.split()) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "to-hf CHECKPOINT OUTDIR" in out and out.count("\n") > 3
+
+
 @pytest.mark.slow
 def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
     path = tmp_path / "gpt2.safetensors"
-    assert shell(PROGRAM, "from-gpt2", folder, path) == (0, "", "")
+    status, out, err = shell(PROGRAM, "from-gpt2", folder, path)
+    assert status == 0 and err == "" and out.count("\n") == 1
+    assert f'minigpt.py generate --checkpoint "{path}"' in out
     status, out, err = shell(ROOT / "minigpt.py", "generate", "--checkpoint", path,
                              "--prompt", "ῥεῖ", "--temperature", 0, "--num-samples", 2,
                              "--max-new-tokens", 40)
@@ -551,7 +937,8 @@ def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
     assert status == 0 and out == "".join(
         f"--- sample {i} of 2\n{text}\n" for i in (1, 2))
     assert "Traceback" not in err
-    assert shell(PROGRAM, "to-hf", SHIPPED, tmp_path / "new") == (0, "", "")
+    status, out, err = shell(PROGRAM, "to-hf", SHIPPED, tmp_path / "new")
+    assert status == 0 and err == "" and out.count("\n") == 1 and "pipeline(" in out
     assert (tmp_path / "new" / "config.json").exists()
 
 
@@ -594,7 +981,7 @@ def test_a_checkpoint_that_names_no_tokenizer_is_refused(folder):
 
 
 def test_the_program_is_short():
-    assert len(PROGRAM.read_text("utf-8").splitlines()) <= 200
+    assert len(PROGRAM.read_text("utf-8").splitlines()) <= 450
 
 
 def test_the_table_of_names_is_that_of_the_program():
