@@ -3,7 +3,7 @@
     python checkpoints/convert.py to-hf CHECKPOINT OUTDIR
     python checkpoints/convert.py from-gpt2 FOLDER CHECKPOINT
 
-Tangled from book/17_out_of_the_nest.md. Needs pip install -e .[hf]
+Tangled from book/17_out_of_the_nest.md. Needs pip install -e ".[hf]"
 """
 
 import json
@@ -27,6 +27,7 @@ from minigpt import (PAD, SPECIAL_TOKENS, UNK, Checkpoint, MiniGPT,
 # 17. Out of the nest (book/17_out_of_the_nest.md) ----------------------------
 
 tokenizers = util.find_spec("tokenizers") and import_module("tokenizers")
+WITHOUT = 'install tokenizers: pip install -e ".[hf]"'
 NAMES = {"embeddings.token_embedding": "transformer.wte", "norm1": "ln_1",
          "embeddings.position_embedding": "transformer.wpe", "norm2": "ln_2",
          "attention.qkv": "attn.c_attn", "attention.proj": "attn.c_proj",
@@ -127,12 +128,12 @@ class BytePairs:
     (-1: none does), the library's file, and what is not as in `known`."""
 
     def __init__(self, characters: str):
-        require(bool(tokenizers), "install tokenizers: pip install -e .[hf]")
+        require(bool(tokenizers), WITHOUT)
         end, file, *more = json.loads(characters)
         self.whole = tokenizers.Tokenizer.from_str(file)
         words = {*self.whole.get_vocab().values()}
-        self.known = dict(rows=max(words) + 1, ends=[end], start=max(end, 0),
-                          never=[], tidy=False, split=False) | dict(*more)
+        self.known = dict(rows=max(words) + 1, ends=[end], start=end, never=[],
+                          tidy=False, split=False) | dict(*more)
         self.characters, self.vocab_size = characters, self.known["rows"]
         empty = {*range(self.vocab_size)} - words
         self.special = end, tuple(sorted(empty.union(self.known["never"])))
@@ -145,9 +146,13 @@ class BytePairs:
                      "model pieces of words: fine-tune it with transformers"))
 
     def encode(self, text: str, errors: str = "strict") -> torch.Tensor:
-        """The ids of a text (n,), at least one."""
-        ids = self.whole.encode(text).ids
-        return torch.tensor(ids or [self.known["start"]])
+        """The ids of a text (n,), at least one; MiniGPTError if it has none."""
+        try:
+            ids = self.whole.encode(text).ids
+        except Exception as error:  # the library has no other kind
+            raise MiniGPTError(f"the model cannot read the text ({error}): "
+                               "choose another") from None
+        return torch.tensor(ids or [max(self.known["start"], 0)])
 
     def decode(self, ids) -> str:
         """The text of ids (n,): nothing for special ones, U+FFFD for half a
@@ -182,13 +187,15 @@ def their_files(saved: Checkpoint) -> dict[str, dict]:
     """What stands in the texts of a folder, by the files' names."""
     whole, (eos, never) = their_tokenizer(saved), saved.tokenizer.special
     known = dict(ends=[eos], start=eos, pad=PAD, unk=UNK, split=True,
-                 tidy=False)
+                 tidy=False, special=(PAD, eos, UNK))
     if not isinstance(saved.tokenizer, Tokenizer):
         known |= saved.tokenizer.known | dict(pad=eos, unk=-1)
+        known["special"] = saved.tokenizer.silent
     ids = dict(bos=known["start"], eos=eos, pad=known["pad"], unk=known["unk"])
-    ids = {f"{kind}_token": i for kind, i in ids.items() if i >= 0}
-    names = {kind: whole.id_to_token(i) for kind, i in ids.items()}
-    ids = {f"{kind}_id": i for kind, i in ids.items()}
+    ids = {kind: i for kind, i in ids.items() if i >= 0}
+    names = {f"{kind}_token": whole.id_to_token(i) for kind, i in ids.items()
+             if i in known["special"]}
+    ids = {f"{kind}_token_id": i for kind, i in ids.items()}
     if len(known["ends"]) > 1:
         ids["eos_token_id"] = known["ends"]
     sizes = {k: getattr(saved.model.config, v) for k, v in SIZES.items()}
@@ -245,8 +252,7 @@ def gpt2(tensors: dict, ids: torch.Tensor, heads: int) -> torch.Tensor:
 
 def as_gpt2(model: MiniGPT) -> dict[str, torch.Tensor]:
     """A model's tensors as a GPT-2's; MiniGPTError if it is none."""
-    tensors = {name: tensor.clone() for name, tensor in map(
-        theirs, *zip(*model.state_dict().items()))}
+    tensors = dict(theirs(*pair) for pair in model.state_dict().items())
     has = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     due = shapes(model.config)
     for name in sorted(due.keys() | has.keys()):
@@ -265,10 +271,10 @@ def as_gpt2(model: MiniGPT) -> dict[str, torch.Tensor]:
 def to_hf(source: Path, folder: Path) -> str:
     """Make a folder of a checkpoint, wholly or not at all; say what it is."""
     saved = load_checkpoint(source)
-    tensors, loss = as_gpt2(saved.model), saved.best_loss
+    tensors = {n: t.clone() for n, t in as_gpt2(saved.model).items()}
     card = "---\nlibrary_name: transformers\n---\nA GPT-2, written by MiniGPT"
     if saved.step:
-        card += f" after {saved.step} steps (validation loss {loss})"
+        card += f" after {saved.step} steps (validation loss {saved.best_loss})"
     with TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary, folder.name)
         made.mkdir()
@@ -279,6 +285,10 @@ def to_hf(source: Path, folder: Path) -> str:
         made.rename(folder)
     return (f"{folder} is a GPT-2 for transformers, in Python: "
             f"pipeline('text-generation', {str(folder)!r})")
+
+
+KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+END = "<|endoftext|>"
 
 
 def read_json(path: Path, needed: bool = False) -> dict:
@@ -350,8 +360,6 @@ def their_words(folder: Path, said: dict, rows: int):
     return whole
 
 
-KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-END = "<|endoftext|>"
 UNHEEDED = dict(repetition_penalty=1, no_repeat_ngram_size=0, num_beams=1,
                 min_length=0, bad_words_ids=None, stop_strings=None,
                 sequence_bias=None, begin_suppress_tokens=None,
@@ -370,7 +378,7 @@ def habits(folder: Path, config: dict) -> tuple[dict, list[str]]:
                 if type(i) is int and 0 <= i < config["vocab_size"]]
 
     ends = ids("eos_token_id")
-    known = dict(start=[*ids("bos_token_id"), *ends, 0][0], ends=ends or [-1],
+    known = dict(start=[*ids("bos_token_id"), *ends, -1][0], ends=ends or [-1],
                  never=ids("suppress_tokens"))
     return known, [key for key, plain in UNHEEDED.items()
                    if said.get(key) not in (None, [], plain)]
@@ -421,7 +429,7 @@ def main(words: list[str]) -> int:
         source, made = map(Path, words[1:])
         require(not made.exists(), f"{made} is there already: name another")
         require(made.parent.is_dir(), f"{made.parent} is no folder: make it")
-        require(bool(tokenizers), "install tokenizers: pip install -e .[hf]")
+        require(bool(tokenizers), WITHOUT)
         print(commands[words[0]](source, made))
         return 0
     except MiniGPTError as error:
@@ -436,4 +444,4 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 
-# tangled: 3289964b23f4161bd1369b0377780011f324f2a94d07ce994a99e81f75c2c348
+# tangled: 6c0f8f6afcf5ecf9b31d22cb61c99f1320adaf2d36aa12364ebe87e213c16a08

@@ -672,6 +672,12 @@ def test_a_word_written_after_a_word_has_its_space(tmp_path):
         assert "".join(words.stream([torch.tensor([i]) for i in ids], [a])) == text
 
 
+def test_a_text_that_cannot_be_read_is_refused():
+    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "[UNK]"))
+    with pytest.raises(MiniGPTError, match="cannot read.*UNK.*choose another"):
+        BytePairs(json.dumps([-1, whole.to_str()])).encode("b")
+
+
 def test_a_prompt_is_read_whole_and_as_it_is(folder):
     words = tokenizers.Tokenizer.from_str(PAIRS.to_str())
     words.enable_truncation(4)
@@ -760,7 +766,7 @@ def test_rows_without_a_word_are_never_chosen_and_leave_again(tmp_path):
     torch.manual_seed(4)
     folder = tmp_path / "hf"
     names = {"a": 0, "b": 1, "[UNK]": 2, "c": 9}  # and holes between them
-    save_theirs(folder, vocab_size=64)
+    save_theirs(folder, vocab_size=64, bos_token_id=1)  # a word, by mistake
     whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, "[UNK]"))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     whole.save(str(folder / "tokenizer.json"))
@@ -773,7 +779,9 @@ def test_rows_without_a_word_are_never_chosen_and_leave_again(tmp_path):
     again = GPT2LMHeadModel.from_pretrained(tmp_path / "again")
     assert again.config.vocab_size == 64 == again.lm_head.weight.size(0)
     assert again.generation_config.suppress_tokens == [*never]
-    assert AutoTokenizer.from_pretrained(tmp_path / "again")("b c").input_ids == [1, 9]
+    words = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert words("b c").input_ids == [1, 9]
+    assert words.decode([1, 9], skip_special_tokens=True) == "b c"
     back = read(tmp_path / "again")
     assert bytes_of(back) == bytes_of(saved)
     assert back.tokenizer.special == saved.tokenizer.special
@@ -951,11 +959,11 @@ def test_without_the_library_one_line_says_what_to_install(
                   ["from-gpt2", str(folder), str(tmp_path / "new")]):
         assert bare(words) == 2
         assert capsys.readouterr().err == (
-            "convert: error: install tokenizers: pip install -e .[hf]\n")
+            'convert: error: install tokenizers: pip install -e ".[hf]"\n')
     assert minigpt.main(["generate", "--checkpoint",
                          str(tmp_path / "read.safetensors")]) == 2
     err = capsys.readouterr().err
-    assert "pip install -e .[hf]" in err and err.count("\n") == 1
+    assert 'pip install -e ".[hf]"' in err and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
 
