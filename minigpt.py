@@ -1580,9 +1580,9 @@ def parse(argv: list[str] | None) -> tuple[Callable, dict]:
             if f.name != "vocab_size":  # comes from the text
                 command.add_argument(f"--{f.name.replace('_', '-')}", **flag(f))
     typed = vars(parser.parse_args(argv))
-    words = " ".join(sys.argv[1:] if argv is None else argv)
-    require(words.count("--data") < 2, "--data is given twice: put both "
-            "into one folder, by links to files or as copies")
+    flags = [word.partition("=")[0] for word in argv or sys.argv]
+    require(flags.count("--data") < 2, "--data is given twice: put both into "
+            "one folder")
     return COMMANDS[typed.pop("command")][0], typed
 
 
@@ -1642,4 +1642,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: f95fd0d2aad1d3b139d782373b1c1495f56ff7c73c9ad8f27b0b02adb6c16cc5
+# tangled: 3de6d36fa4e33eff95a7fce5ea9b8f07341111dde84a66e5bb3868382666af56

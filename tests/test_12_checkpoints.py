@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import sys
 from collections import Counter
 from pathlib import Path
@@ -173,6 +174,34 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(path, monkeypatch):
         run.save(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_checkpoint_may_be_read_by_whoever_may_read_other_files(saved, tmp_path):
+    (tmp_path / "other").touch()
+    saved = load_checkpoint(saved)
+    saved.save(tmp_path / "a.safetensors")
+    saved.save(str(tmp_path / "b.safetensors"))  # a path may be a text
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no folder is flushed there")
+def test_a_file_system_that_cannot_flush_folders_will_do(saved, tmp_path, monkeypatch):
+    """Network drives and shared folders often cannot; the file itself is flushed."""
+    saved, flush, flushed = load_checkpoint(saved), os.fsync, []
+
+    def fsync(file):
+        flushed.append(stat.S_ISDIR(os.fstat(file).st_mode))
+        if flushed[-1]:
+            raise OSError(22, "Invalid argument")
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
+    saved.save(tmp_path / "a.safetensors")
+    assert flushed == [False, True]
+    assert load_checkpoint(tmp_path / "a.safetensors").step == saved.step
+    assert before in (0, len(os.listdir("/dev/fd")))  # no file stays open
 
 
 def test_the_old_file_stands_until_the_new_one_is_on_disk(
