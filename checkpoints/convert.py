@@ -91,10 +91,8 @@ def tidied(text: str) -> str:
     return text
 
 
-def settled(text: str, last: str, tidy: bool) -> int:
-    """How many characters no token that follows the `last` can change."""
-    if re.fullmatch("<0x[0-9A-F]{2}>", last):  # a run of bytes: it goes on?
-        return 0
+def settled(text: str, tidy: bool) -> int:
+    """How many characters no token that follows can change."""
     return len(text[:-6 if tidy else None].rstrip("\ufffd"))
 
 
@@ -103,24 +101,23 @@ def growing(words, ids: Iterable[int], read: list[int]) -> Iterator[str]:
 
     It ends before the first id that ends a text. What may change waits.
     """
-    held, text = read, words.decode(read)
-    shown = len(text)
+    held, shown = read, len(words.decode(read))
     for i in ids:
         if i in words.known["ends"]:
             break
         if i in words.silent:
             continue
         held.append(i)
-        text, last = words.decode(held), words.whole.id_to_token(i) or ""
-        sure = settled(text, last, words.known["tidy"])
+        if re.fullmatch("<0x[0-9A-F]{2}>", words.whole.id_to_token(i) or ""):
+            continue  # a run of bytes, which may go on
+        text = words.decode(held)
+        sure = settled(text, words.known["tidy"])
         yield text[shown:sure]
         shown = max(shown, sure)
-        if len(held) >= 128 and sure:
-            rest = words.decode(held[-64:])
-            if rest and rest.endswith(text[shown:]):
-                shown += len(rest) - len(text)
-                held, text = held[-64:], rest
-    yield text[shown:]
+        rest = words.decode(held[-64:]) if len(held) >= 128 else ""
+        if rest and rest.endswith(text[shown:]):
+            held, shown = held[-64:], shown + len(rest) - len(text)
+    yield words.decode(held)[shown:]
 
 
 class BytePairs:
@@ -138,8 +135,7 @@ class BytePairs:
         empty = {*range(self.vocab_size)} - words
         self.special = end, tuple(sorted(empty.union(self.known["never"])))
         added = self.whole.get_added_tokens_decoder().items()
-        self.silent = {i for i, token in added if token.special}.union(
-            self.known["ends"])
+        self.silent = {*self.known["ends"]} | {i for i, t in added if t.special}
         self.whole.encode_special_tokens = self.known["split"]
 
     to_id = property(lambda _: require(False, "train reads characters, and the "
@@ -155,10 +151,9 @@ class BytePairs:
         return torch.tensor(ids or [max(self.known["start"], 0)])
 
     def decode(self, ids) -> str:
-        """The text of ids (n,): nothing for special ones, U+FFFD for half a
-        character."""
-        text = self.whole.decode([i for i in map(int, ids)
-                                  if i not in self.silent])
+        """The text of ids (n,); none of special ones, half a letter U+FFFD."""
+        ids = [int(i) for i in ids if int(i) not in self.silent]
+        text = self.whole.decode(ids)
         return tidied(text) if self.known["tidy"] else text
 
     def stream(self, steps: Iterable, read: Iterable[int] = ()):
@@ -444,4 +439,4 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 
-# tangled: 6c0f8f6afcf5ecf9b31d22cb61c99f1320adaf2d36aa12364ebe87e213c16a08
+# tangled: 6fd2b0d4038028da7d1527615117fbc602ddcc4459d11114fb66ed41a994ea64
