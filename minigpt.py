@@ -220,15 +220,16 @@ class Tokenizer:
         codes = self.to_code[ids[ids > EOS]]
         return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
-    def stream(self, steps: Iterable) -> Iterator[str]:
-        """The text of ids that come bit by bit, each as soon as it can be."""
+    def stream(self, steps: Iterable, read=()) -> Iterator[str]:
+        """The text of ids that come bit by bit, after those that were read."""
         return map(self.decode, steps)
 
 
 # 3. Data (book/03_data.md) ---------------------------------------------------
 
 HERE = Path(__file__).parent if "__file__" in globals() else Path("..")
-FILES = HERE if (HERE / "data").exists() else HERE / "minigpt_files"  # by pip
+PACKED = HERE / "minigpt_files"  # what `pip install` puts beside this module
+FILES = PACKED if PACKED.exists() else HERE
 CORPUS = FILES / "data" / "python-stdlib.tar.xz"
 
 ZIPS = (".zip", ".whl", ".egg")
@@ -1535,7 +1536,7 @@ def run_generate(**typed) -> int:
         steps = generate(reader, rows, options, *saved.tokenizer.special)
         steps = takewhile(lambda _: not ended.number, steps)
         written = print_texts(steps, prompt, len(rows), options.stop,
-                              saved.tokenizer.stream)
+                              partial(saved.tokenizer.stream, read=ids))
     seconds = time.perf_counter() - began
     say(f"{written} characters, {written / seconds:,.0f} a second")
     return 128 + ended.number if ended.number else 0
@@ -1548,10 +1549,11 @@ def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
     MiniGPTError for a character that the model does not know.
     """
     prompt, weights = unify(prompt), saved.model.norm.weight
-    rows = torch.tensor([saved.ids(prompt)], device=weights.device)
+    ids = saved.ids(prompt)
+    rows = torch.tensor([ids], device=weights.device)
     steps = generate(cached(saved.model), rows, GenerateConfig(**settings),
                      *saved.tokenizer.special)
-    return prompt + saved.tokenizer.decode([step.item() for step in steps])
+    return prompt + "".join(saved.tokenizer.stream(steps, ids))
 
 
 class Parser(argparse.ArgumentParser):
@@ -1642,4 +1644,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 3de6d36fa4e33eff95a7fce5ea9b8f07341111dde84a66e5bb3868382666af56
+# tangled: 6addbaf6cc19cb726ef4fb3c02b8288fe66c85daafb8c049ec7367742becefb7
