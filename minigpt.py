@@ -456,13 +456,18 @@ class Dataset:
         return inputs[:, :-1], targets[:, 1:]
 
     def batch(self, number: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Batch `number` of an endless series: inputs and targets (B, T)."""
+        """Batch `number` of an endless series: inputs and targets (B, T).
+
+        A window is a chunk; if a file ends in it, every other one begins there.
+        """
         n, places = self.n_chunks, range(number * size, (number + 1) * size)
         chunks = [shuffled(n, seed, place // n)[place % n] for place in places]
         starts = self.context_length * np.array(chunks)
         rows = self.ids[starts[:, None] + np.arange(self.context_length)]
         ends = (rows == EOS).argmax(1)  # 0 where no file ends
-        return self.windows(starts + ends * (np.array(places) % 2))
+        starts += ends * (np.array(places) % 2)  # every other one
+        last = len(self.ids) - 1 - self.context_length
+        return self.windows(np.minimum(starts, last))
 
     def starts(self, count: int | None = None) -> np.ndarray:
         """`count` evenly spaced starts, or those that cover every token."""
@@ -837,13 +842,11 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
     for micro in range(k):
         number = SIZE * (step * k + micro) + RANK
         batch = dataset.batch(number, config.batch_size // SIZE, config.seed)
-        asked = int((batch[1] != IGNORED).sum())
-        part = SIZE * asked / sum(share(asked))  # 1, save at the text's end
         inputs, targets = (ids.to(machine.device) for ids in batch)
         seed_dropout(config.seed, step, micro, RANK)
         with nullcontext() if micro == k - 1 or SIZE == 1 else model.no_sync():
             with machine.autocast():
-                loss = cross_entropy(model(inputs), targets) * part / k
+                loss = cross_entropy(model(inputs), targets) / k
             loss.backward()
         total += loss.item()
     total = sum(share(total)) / SIZE
@@ -1644,4 +1647,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 6addbaf6cc19cb726ef4fb3c02b8288fe66c85daafb8c049ec7367742becefb7
+# tangled: fa75247aa2c0432fbd7540db95f456f41cedfc8684e0733723b9040cc9e089a8

@@ -33,7 +33,8 @@ import torch._dynamo  # noqa: F401  (2 s, which the first optimizer of a process
 
 FLIPS = [
     ("03", "targets not shifted", "targets[:, 1:]", "targets[:, :-1]"),
-    ("03", "windows begin anywhere", "ends * (np.array(places) % 2)", "0"),
+    ("03", "windows begin at chunks alone", "ends * (np.array(places) % 2)", "0"),
+    ("03", "windows pass the end", "np.minimum(starts, last)", "starts"),
     ("03", "ends of files never asked for", " * (np.array(places) % 2)", ""),
     ("03", "half an archive taken for a whole one", "rest[:512] == bytes(512)", "True"),
     ("05", "no mask", "is_causal=T_q == T_k", "is_causal=False"),
@@ -48,9 +49,8 @@ FLIPS = [
     ("11", "vectors decay", '"weight_decay": 0.0', '"weight_decay": 0.1'),
     ("11", "matrices do not decay",
      '"weight_decay": config.weight_decay', '"weight_decay": 0.0'),
-    ("11", "accumulated loss not divided", " * part / k\n", " * part\n"),
+    ("11", "accumulated loss not divided", "targets) / k\n", "targets)\n"),
     ("11", "all processes read the same part", "micro) + RANK", "micro)"),
-    ("11", "parts weigh the same", "targets) * part", "targets)"),
     ("11", "all processes evaluate everything", "[RANK::SIZE]", ""),
     ("11", "first rate 0", "high * (step + 1)", "high * step"),
     ("12", "one moment for both", "moment in zip(model.parameters(), moments",

@@ -532,7 +532,7 @@ def first_ids(dataset: Dataset, epoch: int, seed: int) -> list[list[int]]:
         start = chunk * T
         ends = np.flatnonzero(dataset.ids[start:start + T] == EOS)
         if (epoch * n + i) % 2 and len(ends):
-            start += ends[0]
+            start = min(start + ends[0], len(dataset.ids) - 1 - T)
         rows += dataset.windows(np.array([start]))[0].tolist()
     return rows
 
@@ -562,6 +562,20 @@ def test_every_end_of_a_file_is_asked_for_and_begun_with_in_some_epoch(
     for epoch in range(16):
         dataset.batch(epoch, dataset.n_chunks, seed=0)
     assert ends <= asked and ends <= begun
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 12), st.integers(1, 12))
+@example([16], 8, 4)
+def test_each_row_of_a_batch_asks_for_as_many_characters(lengths, T, rest):
+    """Also where a file ends in the last chunk, and no window fits behind it."""
+    ids = np.concatenate([[UNK + 1] * n + [EOS] for n in [T, *lengths]]
+                         + [[UNK + 1] * rest])
+    dataset = Dataset(ids.astype(np.uint8), T)
+    for number in range(4):
+        inputs, targets = dataset.batch(number, dataset.n_chunks, seed=0)
+        assert (targets != IGNORED).all() and (inputs != PAD).all()
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
