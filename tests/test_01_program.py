@@ -128,7 +128,11 @@ def test_tiny_preset_sees_64_characters():
     assert make_configs("tiny")[0].context_length == 64
 
 
-@pytest.mark.parametrize("preset", ["full", "laptop", "tiny"])
+def test_there_are_presets_for_a_gpu_for_a_laptop_and_for_tests():
+    assert {*PRESETS} >= {"full", "laptop", "tiny"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_preset_is_a_set_of_changes_to_the_defaults(preset):
     model, train = make_configs(preset)
     defaults = asdict(ModelConfig(d_ff=model.d_ff)) | asdict(TrainConfig())
@@ -143,7 +147,7 @@ def test_single_settings_are_changed_by_name_and_for_one_call_alone():
 
 
 def test_unknown_preset_is_refused_with_those_that_exist():
-    with pytest.raises(MiniGPTError, match="'huge'.* full, laptop, tiny"):
+    with pytest.raises(MiniGPTError, match=f"'huge'.* {', '.join(PRESETS)}$"):
         make_configs("huge")
 
 

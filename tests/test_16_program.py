@@ -589,7 +589,7 @@ def test_two_processes_cannot_train_in_one_folder(
 def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
     """The shape is the file's; how it is trained is the preset's and typed."""
     known = load_checkpoint(best)
-    options = RunOptions(data=str(corpus), init=str(best))
+    options = RunOptions(data=str(corpus), init=str(best.parent))
     state, text = new_state(options, "tiny", {"max_steps": 3, "d_model": 24})
     assert state.model.config == known.model.config
     assert state.config == make_configs(
@@ -1023,12 +1023,16 @@ def test_what_is_said_is_in_a_file_at_once(tmp_path, monkeypatch, command):
     ("posix", "minigpt.py", "/my/python minigpt.py train --run 'a b'"),
     ("nt", "minigpt.py", '/my/python minigpt.py train --run "a b"'),
     ("posix", "/bin/minigpt", "/bin/minigpt train --run 'a b'"),
-    ("nt", "C:\\minigpt.exe", 'C:\\minigpt.exe train --run "a b"')])
+    ("nt", "C:\\minigpt.exe", 'C:\\minigpt.exe train --run "a b"'),
+    ("two", "minigpt.py", "/my/python -m torch.distributed.run --nproc-per-node 2 "
+     "-- minigpt.py train --run 'a b'")])
 def test_the_line_to_type_next_is_one_that_the_shell_reads(
         monkeypatch, system, argv, words):
     monkeypatch.setattr(sys, "executable", "/my/python")
     monkeypatch.setattr(sys, "argv", [argv])
     with monkeypatch.context() as patch:
+        if system == "two":
+            patch.setattr(minigpt, "SIZE", 2)
         patch.setattr(os, "name", system)
         line = command_line("train", "--run", "a b")
     assert line == words

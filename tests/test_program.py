@@ -57,6 +57,24 @@ def trained(corpus, tmp_path_factory) -> Path:
     return cwd
 
 
+@pytest.mark.parametrize("flags", [
+    ["-OO"], pytest.param(["-O"], marks=pytest.mark.slow)])
+def test_it_trains_and_writes_without_docstrings_and_asserts(corpus, tmp_path, flags):
+    """What -OO leaves out, no check of what a user types may be."""
+    program = (f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import minigpt\n"
+               "for line in sys.argv[1:]: print(minigpt.main(line.split('|')))")
+    lines = [f"train|--data|{corpus}|--preset|tiny|--run|r|--max-steps|2|--device|cpu",
+             "generate|--checkpoint|r|--max-new-tokens|3|--device|cpu",
+             "generate|--device|tpu"]
+    done = subprocess.run(
+        [sys.executable, *flags, "-B", "-c", program, *lines], cwd=tmp_path, env=SHELL,
+        capture_output=True, text=True, timeout=120)
+    statuses = [line for line in done.stdout.splitlines() if line in ("0", "1", "2")]
+    assert statuses == [*"002"], done.stderr
+    assert "error: there is no device 'tpu'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_model_is_trained_and_writes(trained):
     assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()
