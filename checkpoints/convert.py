@@ -295,12 +295,12 @@ def read_json(path: Path, needed: bool = False) -> dict:
         raise MiniGPTError(f"{path} is no JSON ({error}): fetch it anew")
 
 
-def added(token: str | dict, **more):
+def added(token: str | dict):
     """A token that is looked for in a text as it stands, for the library."""
     known = {"content": token} if isinstance(token, str) else token
     traits = ("content", "single_word", "lstrip", "rstrip", "normalized",
               "special")
-    return tokenizers.AddedToken(**{k: v for k, v in (known | more).items()
+    return tokenizers.AddedToken(**{k: v for k, v in known.items()
                                     if k in traits})
 
 
@@ -310,8 +310,8 @@ def with_meaning(folder: Path, said: dict) -> list:
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = said.get(key) or []
         named += more.values() if isinstance(more, dict) else more
-    special = [added(token, special=True) for token in named if token]
-    special = {token.content: token for token in special}
+    named = [added(token) for token in named if token]
+    special = {token.content: token for token in named}
     ids = {int(i): added(token) for i, token in
            said.get("added_tokens_decoder", {}).items()}
     for name, i in read_json(folder / "added_tokens.json").items():
@@ -439,4 +439,4 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 
-# tangled: 6fd2b0d4038028da7d1527615117fbc602ddcc4459d11114fb66ed41a994ea64
+# tangled: 453d2147a3fa4bfaed7178838ce2f8ac77cc76af3bb74e8bd44e5f9e2a3189a2

@@ -75,7 +75,7 @@ FLIPS = [
     ("17", "rows without a word chosen", "empty.union(", "set().union("),
     ("17", "a prompt is cut", "    whole.no_truncation()\n", ""),
     ("17", "a prompt is filled up", "    whole.no_padding()\n", ""),
-    ("17", "a token with a meaning is a word", "special=True) for", "special=False) for"),
+    ("17", "a token with a meaning is a word", "token.special |= token.content in special", "pass"),
     ("17", "config.json has the last word", "if path.exists() else said", "if 0 else said"),
     ("17", "filled up on the right", '"left"', '"right"'),
     ("17", "other shapes leave", "require(ours == shape,", "require(True,"),

@@ -724,6 +724,23 @@ def test_what_stands_beside_a_tokenizer_is_heeded(tmp_path, case):
         assert saved.tokenizer.decode(ids) == there.decode(ids, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("said", [{"pad_token": "[PAD]"}, {
+    "pad_token": "[PAD]", "added_tokens_decoder": {"27": {
+        "content": "[PAD]", "normalized": False, "special": False}}}])
+def test_a_token_with_a_meaning_is_sought_before_letters_are_made_small(tmp_path, said):
+    folder, whole = tmp_path / "hf", words_like("WordPiece")
+    assert whole.get_vocab_size() == 27
+    whole.normalizer = tokenizers.normalizers.Lowercase()
+    save_theirs(folder, vocab_size=32, eos_token_id=2)
+    whole.save(str(folder / "tokenizer.json"))
+    said = said | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    words, there = read(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
+    ids = there("PLAY [pad] [PAD] a").input_ids
+    assert ids.count(27) == 1 and words.encode("PLAY [pad] [PAD] a").tolist() == ids
+    assert words.decode(ids) == there.decode(ids, skip_special_tokens=True)
+
+
 # --- where a text ends, and what is never in it ----------------------------
 
 
