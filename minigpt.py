@@ -693,7 +693,8 @@ def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
     text = F.pad(ids, (0, config.max_new_tokens), value=eos)
     ended = torch.zeros(B, dtype=torch.bool)
     for i in range(config.max_new_tokens):
-        banned = [*never, eos] if i < config.min_new_tokens else [*never]
+        early = i < config.min_new_tokens and eos >= 0  # -1: there is none
+        banned = [*never, eos] if early else [*never]
         logits = next_logits(text[:, :n + i]).float().cpu()
         logits = logits.index_fill(-1, torch.tensor(banned).long(), -math.inf)
         chosen = choose(logits, config, generator).masked_fill(ended, eos)
@@ -1647,4 +1648,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: fa75247aa2c0432fbd7540db95f456f41cedfc8684e0733723b9040cc9e089a8
+# tangled: ce48704304c68d1a92e215e3469b01d558b1ec199501be510a297defa5ebf4a5

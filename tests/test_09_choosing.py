@@ -278,3 +278,13 @@ def test_empty_prompt_is_refused():
     ids = torch.empty(1, 0, dtype=torch.int64)
     with pytest.raises(AssertionError, match="begin with <eos>"):
         next(generate(undecided, ids, GenerateConfig()))
+
+
+def test_where_no_id_ends_a_text_none_is_forbidden_at_its_beginning():
+    """-1 is no id; counted from the end it would be the last one."""
+    def favours_the_last(text):
+        return torch.nn.functional.one_hot(torch.tensor([8]), 9).float()
+
+    config = GenerateConfig(max_new_tokens=3, min_new_tokens=3, temperature=0.0)
+    steps = generate(favours_the_last, torch.tensor([[1]]), config, -1, ())
+    assert [step.item() for step in steps] == [8, 8, 8]

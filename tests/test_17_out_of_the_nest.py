@@ -632,10 +632,7 @@ def save_kind(folder: Path, kind: str, rows: int = 0, **more) -> GPT2LMHeadModel
 
 def continued(saved: Checkpoint, prompt: str, **settings) -> str:
     """A prompt and what is written after it, greedily, as it is shown."""
-    read = saved.tokenizer.encode(prompt)
-    steps = generate(cached(saved.model), read[None], GenerateConfig(
-        temperature=0.0, **settings), *saved.tokenizer.special)
-    return prompt + "".join(saved.tokenizer.stream(steps, read))
+    return write(saved, prompt, temperature=0.0, **settings)
 
 
 def continued_there(folder: Path, prompt: str, n: int) -> str:

@@ -67,7 +67,7 @@ def lines_of_code(source: str) -> set[int]:
 def test_the_program_stays_short():
     source = (ROOT / "minigpt.py").read_text("utf-8")
     lines = lines_of_code(source)
-    assert len(lines) <= 1144
+    assert len(lines) <= 1145
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             own = lines & {*range(node.lineno, node.end_lineno + 1)}
