@@ -12,9 +12,11 @@ that PyTorch is imported once.
 """
 
 import ast
+import atexit
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -97,6 +99,12 @@ class Mutant:
     program: tangle.Program
 
 
+def whole(chapter: str) -> Mutant:
+    """The program up to a chapter, with nothing wrong."""
+    pages = tangle.until(tangle.pages(), chapter)
+    return Mutant(chapter, "nothing", tangle.tangle(pages, tangle.target(pages[-1])))
+
+
 def changed(program: tangle.Program, cell: tangle.Cell,
             source: str) -> tangle.Program:
     """The program with another source for one of its cells."""
@@ -141,8 +149,34 @@ def mutants() -> Iterator[Mutant]:
                 yield Mutant(chapter, wrong, changed(program, hits[0], source))
 
 
+class QuickestFirst:
+    """A plugin of pytest: tests go by what they took before, and that is noted.
+
+    Most mutants are noticed by many tests, so the quick ones should be asked first.
+    """
+
+    def __init__(self, notes: Path):
+        self.notes = notes  # a line a test: seconds, name
+        lines = notes.read_text("utf-8").splitlines() if notes.exists() else []
+        self.seconds = {name: float(took) for took, name in
+                        (line.split(" ", 1) for line in lines)}
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when == "call" and report.nodeid not in self.seconds:
+            with open(self.notes, "a", encoding="utf-8") as file:
+                file.write(f"{report.duration:.3f} {report.nodeid}\n")
+
+
+NOTES = Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, NOTES, ignore_errors=True)
+
+
 def passes(program: tangle.Program, tests: list[Path]) -> bool:
     """Whether tests pass on a program, in a process of its own."""
+    plugin = QuickestFirst(NOTES / Path(tests[0]).stem)
     child = os.fork()
     if child == 0:
         code = 1
@@ -152,7 +186,7 @@ def passes(program: tangle.Program, tests: list[Path]) -> bool:
             os.chdir(tempfile.gettempdir())  # a broken program writes anywhere
             program.load(Path(program.file).stem)
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
-                                "-m", "not slow", *map(str, tests)])
+                                "-m", "not slow", *map(str, tests)], [plugin])
         os._exit(0 if code == 0 else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -168,6 +202,8 @@ def main(chapters: list[str]) -> int:
     if any(m.program.file != tangle.MODULE for m in found):
         with contextlib.suppress(ImportError):  # once, for all the forks
             from transformers import GPT2LMHeadModel, pipeline  # noqa: F401
+    for chapter in sorted({m.chapter for m in found}):
+        assert survives(whole(chapter)), f"the tests of chapter {chapter} fail anyway"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(survives, found))
     alive = [m for m, survived in zip(found, results) if survived]
