@@ -23,7 +23,7 @@ def random_ids(V: int, B: int, T: int) -> torch.Tensor:
     return torch.randint(3, V, (B, T), generator=torch.manual_seed(1))
 
 
-@pytest.mark.parametrize("preset", ["full", "laptop", "tiny"])
+@pytest.mark.parametrize("preset", minigpt.PRESETS)
 def test_loss_at_the_start_is_that_of_betting_on_nothing(preset):
     config, _ = make_configs(preset, vocab_size=99, dropout=0.0)
     T = config.context_length
