@@ -1604,7 +1604,7 @@ def explain(error: Exception) -> str:
         return f"{brief(error)}: check the file, its rights, and the disk"
     said = str(error) if isinstance(error, RuntimeError) else ""
     if isinstance(error, dist.DistError) or "/gloo/" in said:
-        return f"rank {RANK} of {SIZE} lost one: use --resume ({error!s:.99})"
+        return f"rank {RANK} of {SIZE} lost one: use --resume ({brief(error)})"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
             words in said for words in OUT_OF_MEMORY):
         return (f"out of memory ({brief(error)}): halve --batch-size or "
@@ -1648,4 +1648,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: ce48704304c68d1a92e215e3469b01d558b1ec199501be510a297defa5ebf4a5
+# tangled: 135ec649faec7774c3bc585474e00a1352c9f14deeeaf66e8ad34912516d7471

@@ -20,8 +20,8 @@ from minigpt import (EOS, SHIPPED, Checkpoint, GenerateConfig, MiniGPT,
                      MiniGPTError, ModelConfig, Tokenizer, TrainConfig, cached,
                      generate, load_checkpoint, uncached, write)
 
-tokenizers = pytest.importorskip("tokenizers", reason="pip install -e .[hf]")
-transformers = pytest.importorskip("transformers", reason="pip install -e .[hf]")
+tokenizers = pytest.importorskip("tokenizers", reason="pip install -e '.[hf]'")
+transformers = pytest.importorskip("transformers", reason="pip install -e '.[hf]'")
 from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config,
                           GPT2LMHeadModel, pipeline)
 
