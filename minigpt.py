@@ -1221,7 +1221,7 @@ def finish(run: Run) -> None:
     """Measure a run's last weights on the whole of `val`; say what became."""
     seconds = run.seconds / (run.step * run.size) * len(run.val.ids) / 3
     tell(f"finished: {run.step} steps in {run.seconds / 60:.1f} minutes; the "
-         f"weights are in {run.folder}. Reading the whole validation split, "
+         f"weights are in {run.folder}\nreading the whole validation split, "
          f"about {seconds:.0f} s (Ctrl-C leaves it out)")
     loss = evaluate(run.model, run.val, run.machine)
     write_record(run, whole_val_loss=loss)
@@ -1455,7 +1455,7 @@ def run_train(**typed) -> int:
         agree()  # the first one may have saved it, with settings that are new
         agree(run.config, zlib.crc32((folder / LAST).read_bytes()))
         print(f"{folder}: step {run.step} of {run.config.max_steps} on "
-              f"{run.machine}; {run.plan()}")
+              f"{run.machine}\n{run.plan()}")
         number = train(run, deadline, cached)
         if run.step < run.config.max_steps:
             print(f"stopped after step {run.step}; go on with:")
@@ -1648,4 +1648,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 135ec649faec7774c3bc585474e00a1352c9f14deeeaf66e8ad34912516d7471
+# tangled: bef6f91c961157cf29fc0cc1081ba51f6fa449ab23d13d2062ec88d5e622ed81
