@@ -7,11 +7,11 @@
 Generated from the chapters of a book, book/NN_*.md: edit those, then run
 `python book/tangle.py`. Their order is the order here:
 
-    1 a program you can read     6 many heads     11 learning
-    2 text into numbers          7 the block      12 checkpoints
-    3 data                       8 MiniGPT        13 the training run
-    4 embeddings                 9 choosing       15 the KV cache
-    5 attention                 10 the machine    16 the program
+    1 a program you can read     6 many heads     12 learning
+    2 text into numbers          7 the block      13 checkpoints
+    3 data                       8 MiniGPT        14 the training run
+    4 embeddings                 9 choosing       16 the KV cache
+    5 attention                 10 the machine    17 the program
 
 One alphabet names the sizes of arrays: B batch, T time (characters),
 C channels (d_model), H heads, D head size (C / H), V vocabulary.
@@ -800,7 +800,7 @@ def agree(*things) -> None:
             " runs: give all nodes one command, and a folder that all can see")
 
 
-# 11. Learning (book/11_learning.md) ------------------------------------------
+# 12. Learning (book/12_learning.md) ------------------------------------------
 
 def cross_entropy(logits: Tensor, targets: Tensor, reduction="mean") -> Tensor:
     """Nats of logits (B, T, V) for targets (B, T), IGNORED ones left out."""
@@ -877,7 +877,7 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
     return sum(share(total)) / sum(share(characters))
 
 
-# 12. Checkpoints (book/12_checkpoints.md) ------------------------------------
+# 13. Checkpoints (book/13_checkpoints.md) ------------------------------------
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes, wholly or not at all."""
@@ -961,7 +961,7 @@ class Undrawn(torch.overrides.TorchFunctionMode):
 
 
 def open_tokenizer(characters: str) -> Tokenizer:
-    """Our tokenizer of these characters or, if they are JSON, chapter 17's."""
+    """Our tokenizer of these characters or, if they are JSON, chapter 18's."""
     if [*characters] == sorted({*characters}):
         return Tokenizer(characters)
     sys.modules.setdefault("minigpt", sys.modules[__name__])  # it imports us
@@ -1019,7 +1019,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                            f"{brief(error)}): choose another file") from None
 
 
-# 13. The training run (book/13_run.md) ---------------------------------------
+# 14. The training run (book/14_run.md) ---------------------------------------
 
 IDS = ("train.npy", "val.npy")
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -1274,7 +1274,7 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     return int(late)  # a deadline is no signal
 
 
-# 15. The KV cache (book/15_kv_cache.md) --------------------------------------
+# 16. The KV cache (book/16_kv_cache.md) --------------------------------------
 
 class KVCache:
     """Keys and values of the text read so far; 8 L B T C bytes in float32.
@@ -1316,7 +1316,7 @@ def cached(model: MiniGPT) -> NextLogits:
     return next_logits
 
 
-# 16. The program (book/16_program.md) ----------------------------------------
+# 17. The program (book/17_program.md) ----------------------------------------
 
 SHIPPED = FILES / "checkpoints" / "pretrained.safetensors"
 RUNS = Path("checkpoints")
@@ -1648,4 +1648,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: bef6f91c961157cf29fc0cc1081ba51f6fa449ab23d13d2062ec88d5e622ed81
+# tangled: 30e9b9065278ec4a155b4584bdb86b7e57c992f73421d8188875e7014187ca64

@@ -119,7 +119,7 @@ def surprise(text: str, nats: Sequence[float]) -> None:
     plt.show()
 
 
-# Chapter 13: The training run
+# Chapter 14: The training run
 
 
 def sittings(first: Sequence[float], whole: Sequence[float],
@@ -245,7 +245,7 @@ def strip(text: str, ids: Sequence[int]) -> None:
     plt.show()
 
 
-# Chapter 14: Watching it learn
+# Chapter 15: Watching it learn
 
 
 def lines_along(samples: Sequence[dict], losses: dict[int, float],
@@ -360,7 +360,7 @@ def gaps(types: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     plt.show()
 
 
-# Chapter 15: The KV cache
+# Chapter 16: The KV cache
 
 
 def cache_rows(calls: Sequence[tuple[int, int]], prompt: int) -> None:
@@ -454,7 +454,7 @@ def distances(cosines: Sequence[Sequence[float]],
     plt.show()
 
 
-# Chapter 11: Learning
+# Chapter 12: Learning
 
 def schedules(walks: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     """The rate of each step, and how far from the floor it has led."""
@@ -498,7 +498,7 @@ def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
     plt.show()
 
 
-# Chapter 12: Checkpoints
+# Chapter 13: Checkpoints
 
 def contents(files: dict[str, dict[str, int]], names: dict[str, str]) -> None:
     """Files as bars, to scale, of the parts that they are made of, by name."""

@@ -3,7 +3,7 @@
     python checkpoints/convert.py to-hf CHECKPOINT OUTDIR
     python checkpoints/convert.py from-gpt2 FOLDER CHECKPOINT
 
-Tangled from book/17_out_of_the_nest.md. Needs pip install -e ".[hf]"
+Tangled from book/18_out_of_the_nest.md. Needs pip install -e ".[hf]"
 """
 
 import json
@@ -24,7 +24,7 @@ from minigpt import (PAD, SPECIAL_TOKENS, UNK, Checkpoint, MiniGPT,
                      load_checkpoint, rebuild, require)
 
 
-# 17. Out of the nest (book/17_out_of_the_nest.md) ----------------------------
+# 18. Out of the nest (book/18_out_of_the_nest.md) ----------------------------
 
 tokenizers = util.find_spec("tokenizers") and import_module("tokenizers")
 WITHOUT = 'install tokenizers: pip install -e ".[hf]"'
@@ -439,4 +439,4 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 
-# tangled: 453d2147a3fa4bfaed7178838ce2f8ac77cc76af3bb74e8bd44e5f9e2a3189a2
+# tangled: b35c9f67a8245e628e2db0b47b567f7b8d22f3853b0bbabdf25ffe3870d5ec3b

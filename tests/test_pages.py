@@ -131,7 +131,7 @@ def test_every_name_that_a_page_imports_is_a_link_wherever_code_uses_it():
 def test_a_card_shows_what_a_name_is_and_escape_closes_it(chromium):
     tab = chromium.new_page(viewport={"width": 1280, "height": 900})
     try:
-        tab.goto(address(ROOT / "book" / "13_run.md"))
+        tab.goto(address(ROOT / "book" / "14_run.md"))
         link = tab.locator("a.name[href$='#def-training_step']:visible").first
         link.scroll_into_view_if_needed()
         link.focus()
@@ -146,7 +146,7 @@ def test_a_card_shows_what_a_name_is_and_escape_closes_it(chromium):
 
 
 def test_terms_references_and_names_in_prose_are_links():
-    page = (HTML / "book" / "11_learning.html").read_text("utf-8")
+    page = (HTML / "book" / "12_learning.html").read_text("utf-8")
     assert page.count('class="term reference internal"') >= 5
     assert re.search(r'<a class="name reference internal"[^>]*><code', page)
     listed = (HTML / "book" / "A4_references.html").read_text("utf-8")

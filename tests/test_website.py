@@ -71,7 +71,7 @@ def test_directives_become_plain_markdown():
         "Three. See (He, 2016). ![](a.svg) A drawing.").split()
 
 
-@pytest.mark.parametrize("stem", ["02_tokenizer", "06_heads", "12_checkpoints"])
+@pytest.mark.parametrize("stem", ["02_tokenizer", "06_heads", "13_checkpoints"])
 @pytest.mark.slow
 def test_a_notebook_runs_in_an_empty_folder_beside_the_zip(stem, tmp_path):
     page = next(page for page in CHAPTERS if page.stem == stem)

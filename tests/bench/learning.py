@@ -72,7 +72,7 @@ def learn(corpus: minigpt.Corpus, preset: str, seed: int,
     def steps(count: int, config: minigpt.TrainConfig) -> tuple:
         torch.manual_seed(seed)
         model = minigpt.MiniGPT(shape)
-        make = (shown("11_learning.md", "Muon") if muon
+        make = (shown("12_learning.md", "Muon") if muon
                 else minigpt.make_optimizer)
         optimizer = make(model, config)
         times = []

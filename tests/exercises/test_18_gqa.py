@@ -1,4 +1,4 @@
-"""Exercise 17.4, fewer keys than queries: GQA in MultiHeadAttention and KVCache."""
+"""Exercise 18.4, fewer keys than queries: GQA in MultiHeadAttention and KVCache."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Exercise 12.2, a digest with a key: checkpoints written with MINIGPT_KEY."""
+"""Exercise 13.2, a digest with a key: checkpoints written with MINIGPT_KEY."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Chapter 12: files that are whole or not there, and runs that go on."""
+"""Chapter 13: files that are whole or not there, and runs that go on."""
 
 import copy
 import functools

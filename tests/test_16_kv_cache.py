@@ -1,4 +1,4 @@
-"""Chapter 15: with the cache or without, the same numbers, and less to read."""
+"""Chapter 16: with the cache or without, the same numbers, and less to read."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Exercise 11.2, level, then down: the rate falls in the last fifth alone."""
+"""Exercise 12.2, level, then down: the rate falls in the last fifth alone."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Chapter 17: to Hugging Face and back, GPT-2 in, and what does not fit."""
+"""Chapter 18: to Hugging Face and back, GPT-2 in, and what does not fit."""
 
 import json
 import re
@@ -1007,7 +1007,7 @@ def test_the_program_is_short():
 
 
 def test_the_table_of_names_is_that_of_the_program():
-    page = (ROOT / "book" / "17_out_of_the_nest.md").read_text("utf-8")
+    page = (ROOT / "book" / "18_out_of_the_nest.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\S+)`(, `bias`)? \| `(\S+)`(?:, `bias`)?(, turned)? \| "
                       r"\$(.+)\$ \|$", page, re.MULTILINE)
     sizes = {"V": 20, "T": 7, "C": 6, "3C": 18, "4C": 24}

@@ -1,4 +1,4 @@
-"""Chapter 11: the loss, the optimizer, the schedule, one step, evaluation."""
+"""Chapter 12: the loss, the optimizer, the schedule, one step, evaluation."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ close = torch.testing.assert_close
 @cache
 def by_hand(name: str):
     """A naive function of the chapter."""
-    return oracle("11", name, vars(minigpt))
+    return oracle("12", name, vars(minigpt))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Chapter 15, "Take only the room that is needed": a cache that grows."""
+"""Chapter 16, "Take only the room that is needed": a cache that grows."""
 
 import pytest
 import torch

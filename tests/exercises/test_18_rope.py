@@ -1,4 +1,4 @@
-"""Exercise 17.3, distance, not place: RoPE in MultiHeadAttention."""
+"""Exercise 18.3, distance, not place: RoPE in MultiHeadAttention."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Exercise 17.2, a norm without a mean: RMSNorm in Block and MiniGPT."""
+"""Exercise 18.2, a norm without a mean: RMSNorm in Block and MiniGPT."""
 
 import torch
 

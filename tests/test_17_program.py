@@ -1,4 +1,4 @@
-"""Chapter 16: the command line, from flags to the one line of an error."""
+"""Chapter 17: the command line, from flags to the one line of an error."""
 
 import io
 import json

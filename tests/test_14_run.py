@@ -1,4 +1,4 @@
-"""Chapter 13: the folder of a run, its logs, stopping well and going on."""
+"""Chapter 14: the folder of a run, its logs, stopping well and going on."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Chapter 16, "Did you mean?": a misspelt flag is answered with the right one."""
+"""Chapter 17, "Did you mean?": a misspelt flag is answered with the right one."""
 
 import pytest
 

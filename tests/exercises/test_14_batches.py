@@ -1,4 +1,4 @@
-"""Chapter 13, "Say how far the batches are below": what `measure` prints."""
+"""Chapter 14, "Say how far the batches are below": what `measure` prints."""
 
 import json
 import re
