@@ -21,7 +21,6 @@ import argparse
 import bz2
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import math
@@ -36,12 +35,10 @@ import tarfile
 import threading
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import takewhile, tee
 from pathlib import Path
@@ -53,7 +50,7 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, distributed as dist, nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -707,9 +704,6 @@ def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
 
 # 10. The machine (book/10_machine.md) ----------------------------------------
 
-RANK, SIZE = 0, 1  # the number of this process, and how many learn together
-
-
 @dataclass(frozen=True)
 class Machine:
     """The device that computes, and the precision of matrix products."""
@@ -726,7 +720,7 @@ class Machine:
         name = f"{self.device}, {torch.get_num_threads()} threads"
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-        return f"{name}, {self.dtype}" + f", {SIZE} processes" * (SIZE > 1)
+        return f"{name}, {self.dtype}"
 
 
 def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
@@ -754,50 +748,10 @@ def pick_machine(device: str = "auto", dtype: str = "auto") -> Machine:
     return Machine(where, getattr(torch, dtype))
 
 
-def seed_dropout(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
+def seed_dropout(seed: int, step: int, micro_step: int) -> None:
     """Seed PyTorch from the place in the run, so that no state is saved."""
-    place = np.random.SeedSequence([seed, step, micro_step, rank])
+    place = np.random.SeedSequence([seed, step, micro_step])
     torch.manual_seed(int(place.generate_state(1)[0]))
-
-
-def join() -> None:
-    """Meet the processes that torchrun has started, if it started this one.
-
-    Sets RANK and SIZE. Raises MiniGPTError if its variables are half set.
-    """
-    global RANK, SIZE
-    lacks = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} - {*os.environ}
-    require(len(lacks) in (0, 4), f"the variables of torchrun are half set, "
-            f"without {', '.join(sorted(lacks))}: use torchrun, or unset all")
-    if not lacks and int(os.environ["WORLD_SIZE"]) > 1:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store, RANK, SIZE = next(dist.rendezvous("env://"))
-        dist.init_process_group(None, None, timedelta(minutes=10), SIZE, RANK,
-                                dist.PrefixStore(attempt, store))
-        if torch.cuda.is_available():
-            torch.cuda.set_device(RANK % torch.cuda.device_count())
-        sys.stdout = io.StringIO() if RANK else sys.stdout  # one speaks
-
-
-def share(number: float) -> list[float]:
-    """The number that each process gives, by rank; waits for all of them."""
-    numbers = torch.zeros(SIZE, dtype=torch.float64)
-    numbers[RANK] = number
-    if SIZE > 1:
-        dist.all_reduce(numbers)
-    return numbers.tolist()
-
-
-def agree(*things) -> None:
-    """Wait for all processes; MiniGPTError if they bring different things.
-
-    A process that fails instead shares a 1, and ends the others in silence.
-    """
-    marks = share(2 + zlib.crc32(repr(things).encode()))
-    if 1 in marks:
-        sys.exit(2)
-    require(len({*marks}) == 1, "the processes differ in settings, or see other"
-            " runs: give all nodes one command, and a folder that all can see")
 
 
 # 12. Learning (book/12_learning.md) ------------------------------------------
@@ -841,16 +795,13 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
     model.train()
     total, k = 0.0, config.grad_accum
     for micro in range(k):
-        number = SIZE * (step * k + micro) + RANK
-        batch = dataset.batch(number, config.batch_size // SIZE, config.seed)
+        batch = dataset.batch(step * k + micro, config.batch_size, config.seed)
         inputs, targets = (ids.to(machine.device) for ids in batch)
-        seed_dropout(config.seed, step, micro, RANK)
-        with nullcontext() if micro == k - 1 or SIZE == 1 else model.no_sync():
-            with machine.autocast():
-                loss = cross_entropy(model(inputs), targets) / k
-            loss.backward()
+        seed_dropout(config.seed, step, micro)
+        with machine.autocast():
+            loss = cross_entropy(model(inputs), targets) / k
+        loss.backward()
         total += loss.item()
-    total = sum(share(total)) / SIZE
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip).item()
     require(math.isfinite(total) and math.isfinite(norm), f"step {step + 1}: "
             f"loss {total}, gradient norm {norm}: --resume from the last check"
@@ -867,22 +818,20 @@ def evaluate(model: nn.Module, dataset: Dataset, machine: Machine,
              count: int | None = None, batch_size: int = 32) -> float:
     """Nats per character on `count` fixed windows, or on the whole split."""
     model.eval()
-    starts, total, characters = dataset.starts(count)[RANK::SIZE], 0.0, 0
+    starts, total, characters = dataset.starts(count), 0.0, 0
     for i in range(0, len(starts), batch_size):
         batch = dataset.windows(starts[i:i + batch_size])
         inputs, targets = (ids.to(machine.device) for ids in batch)
         with machine.autocast():
             total += cross_entropy(model(inputs), targets, "sum").item()
         characters += int((targets != IGNORED).sum())
-    return sum(share(total)) / sum(share(characters))
+    return total / characters
 
 
 # 13. Checkpoints (book/13_checkpoints.md) ------------------------------------
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes, wholly or not at all."""
-    if RANK > 0:
-        return
     temporary = path.with_name("tmp-" + path.name)
     try:
         temporary.touch()
@@ -1044,48 +993,73 @@ class Run(Checkpoint):
     val: Dataset
     machine: Machine
     seconds: float = 0.0
-    learner: nn.Module | None = None  # the model, as many processes train it
+    notice = "\nstopping after this step; again to stop without saving\n"
 
     def log(self, name: str, **record) -> None:
         """Append a record to NAME.jsonl, as one line, with the step."""
         line = json.dumps({"step": self.step, **record})
-        path = self.folder / f"{name}.jsonl" if RANK == 0 else os.devnull
-        with open(path, "a", encoding="utf-8") as f:
+        with open(self.folder / f"{name}.jsonl", "a", encoding="utf-8") as f:
             f.write(line + "\n")
 
-    @property
-    def size(self) -> int:
-        """How many characters a step reads."""
-        windows = self.config.batch_size * self.config.grad_accum
-        return windows * self.train.context_length
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the run anew."""
+        write_atomically(self.folder / name,
+                         lambda path: path.write_text(text, "utf-8"))
 
-    def pace(self) -> str:
-        """How far it is, in characters, how fast, and the time left."""
-        return tqdm.format_meter(
-            self.step * self.size, self.config.max_steps * self.size,
-            self.seconds, ncols=0, unit="char", unit_scale=True)
+    def learn(self) -> tuple[float, float]:
+        """Change the weights once: loss (nats) and gradient norm."""
+        return training_step(self.model, self.optimizer, self.train, self.step,
+                             self.config, self.machine)
 
-    def plan(self) -> str:
-        """What a run is about to do, in one line."""
-        steps, rate = self.config.max_steps, self.config.learning_rate
-        epochs = steps * self.size / len(self.train.ids)
-        return (f"{count_parameters(self.model):,} parameters, a vocabulary of "
-                f"{self.tokenizer.vocab_size:,}; {steps:,} steps of "
-                f"{self.size:,} characters ({epochs:.2g} epochs), learning "
-                f"rate up to {rate:g}")
+    def is_over(self, signal_number: int, deadline: float) -> bool:
+        """Whether a signal (0: none) or the clock ends it after this step."""
+        return signal_number > 0 or time.monotonic() >= deadline
+
+    def bar(self) -> tqdm:
+        """A progress bar in characters, shown on terminals alone."""
+        size = characters_per_step(self)
+        return tqdm(total=self.config.max_steps * size,
+                    initial=self.step * size, unit="char", unit_scale=True,
+                    disable=None)
 
 
 def trim(log: Path, step: int) -> list[dict]:
     """Drop the records of a log after a checkpoint's; return the others."""
-    text = log.read_text("utf-8") if step and log.exists() else ""
-    records = []  # none if it is that of step 0, which is saved unlogged
+    text = log.read_text("utf-8") if log.exists() else ""
+    records = []
     for line in text.splitlines():
         with suppress(ValueError, TypeError, KeyError):  # torn, or damaged
             record = json.loads(line)
-            records += [record] if record["step"] <= step else []
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(log, lambda path: path.write_text(lines, "utf-8"))
+            if record["step"] <= step and step > 0:  # 0 is saved unlogged
+                records.append(record)
+    kept = "".join(json.dumps(record) + "\n" for record in records)
+    if kept != text:
+        write_atomically(log, lambda path: path.write_text(kept, "utf-8"))
     return records
+
+
+def characters_per_step(run: Run) -> int:
+    """How many characters a run reads in a step."""
+    windows = run.config.batch_size * run.config.grad_accum
+    return windows * run.train.context_length
+
+
+def pace(run: Run) -> str:
+    """How far a run is, in characters, how fast, and the time left."""
+    size = characters_per_step(run)
+    return tqdm.format_meter(
+        run.step * size, run.config.max_steps * size, run.seconds, ncols=0,
+        unit="char", unit_scale=True)
+
+
+def plan(run: Run) -> str:
+    """What a run is about to do, in one line."""
+    steps, size = run.config.max_steps, characters_per_step(run)
+    epochs = steps * size / len(run.train.ids)
+    return (f"{count_parameters(run.model):,} parameters, a vocabulary of "
+            f"{run.tokenizer.vocab_size:,}; {steps:,} steps of {size:,} "
+            f"characters ({epochs:.2g} epochs), learning rate up to "
+            f"{run.config.learning_rate:g}")
 
 
 def check_shape(config: ModelConfig, wanted: dict) -> None:
@@ -1128,9 +1102,6 @@ def open_run(folder: Path, **changes) -> Run:
         "param_groups": optimizer.state_dict()["param_groups"]})
     saved.config, saved.optimizer = config, optimizer
     train, val = open_ids(folder, saved)
-    require(config.batch_size % SIZE == 0 and train.n_chunks >= SIZE, f"{SIZE} "
-            f"processes cannot share {train.n_chunks} chunks of text in batches"
-            f" of {config.batch_size}: choose fewer, or another --batch-size")
     trim(folder / "samples.jsonl", saved.step)
     records = trim(folder / "metrics.jsonl", saved.step)
     seconds = max((r.get("seconds", 0.0) for r in records), default=0.0)
@@ -1169,9 +1140,8 @@ class StopSignal:
         self.__exit__()
 
     def __exit__(self, *_):
-        if SIZE == 1:
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
 
 def tell(text: str) -> None:
@@ -1185,7 +1155,7 @@ def measure(run: Run) -> None:
     loss = evaluate(run.model, run.val, run.machine, run.config.eval_windows)
     run.log("metrics", val_loss=loss, seconds=run.seconds)
     tell(f"step {run.step}: validation loss {loss:.3f} nats "
-         f"({loss / math.log(2):.3f} bits) per character; {run.pace()}")
+         f"({loss / math.log(2):.3f} bits) per character; {pace(run)}")
     if run.step > 0 and loss < (run.best_loss or math.inf):
         run.best_loss = loss
         run.save(run.folder / BEST, moments=False)
@@ -1212,14 +1182,13 @@ def write_record(run: Run, **more) -> None:
         fingerprint=run.fingerprint, platform=platform.platform(),
         python=platform.python_version(), torch=torch.__version__,
         training_seconds=round(run.seconds, 1), **more)
-    text = json.dumps(record, indent=2) + "\n"
-    write_atomically(run.folder / "run.json",
-                     lambda path: path.write_text(text, "utf-8"))
+    run.write("run.json", json.dumps(record, indent=2) + "\n")
 
 
 def finish(run: Run) -> None:
     """Measure a run's last weights on the whole of `val`; say what became."""
-    seconds = run.seconds / (run.step * run.size) * len(run.val.ids) / 3
+    done = run.step * characters_per_step(run)
+    seconds = run.seconds / done * len(run.val.ids) / 3
     tell(f"finished: {run.step} steps in {run.seconds / 60:.1f} minutes; the "
          f"weights are in {run.folder}\nreading the whole validation split, "
          f"about {seconds:.0f} s (Ctrl-C leaves it out)")
@@ -1232,8 +1201,7 @@ def finish(run: Run) -> None:
 def one_step(run: Run) -> float:
     """One training step, timed, counted and logged: its loss in nats."""
     start, rate = time.perf_counter(), learning_rate(run.step, run.config)
-    loss, norm = training_step(run.learner or run.model, run.optimizer,
-                               run.train, run.step, run.config, run.machine)
+    loss, norm = run.learn()
     run.seconds += time.perf_counter() - start
     run.step += 1
     run.log("metrics", loss=loss, grad_norm=norm, learning_rate=rate,
@@ -1247,31 +1215,24 @@ def train(run: Run, deadline: float = math.inf, reader=uncached) -> int:
     Returns the signal's number, 0 if there was none; `reader` says how
     samples are read. Raises MiniGPTError if a loss is not finite.
     """
-    config, late = run.config, 0
-    if SIZE > 1:
-        run.learner = nn.parallel.DistributedDataParallel(run.model)
-    size = run.size
-    notice = "\nstopping after this step; again to stop without saving\n"
-    with StopSignal("" if SIZE > 1 else notice) as stop, tqdm(
-            total=config.max_steps * size, initial=run.step * size,
-            unit="char", unit_scale=True, disable=RANK > 0 or None) as bar:
+    config, over = run.config, False
+    with StopSignal(run.notice) as stop, run.bar() as bar:
         if run.step == 0:
             measure(run)
-        while run.step < config.max_steps and not late:
+        while run.step < config.max_steps and not over:
             loss = one_step(run)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(size)
+            bar.update(characters_per_step(run))
             done = run.step == config.max_steps
             if done or run.step % config.eval_interval == 0:
                 measure(run)
-            if RANK == 0 and (done or run.step % config.sample_interval == 0):
+            if done or run.step % config.sample_interval == 0:
                 show_samples(run, reader)
-            over = 0.5 if time.monotonic() >= deadline else 0
-            late = max(share(stop.number or over))
-            if done or late or run.step % config.checkpoint_interval == 0:
+            over = run.is_over(stop.number, deadline)
+            if done or over or run.step % config.checkpoint_interval == 0:
                 run.save(run.folder / LAST)
                 write_record(run)
-    return int(late)  # a deadline is no signal
+    return stop.number
 
 
 # 16. The KV cache (book/16_kv_cache.md) --------------------------------------
@@ -1422,49 +1383,58 @@ def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
 
 
 def command_line(*words: str) -> str:
-    """What to type to run this program with these words."""
-    words = (sys.argv[0], *words)
-    if SIZE > 1:
-        here = os.environ.get("LOCAL_WORLD_SIZE", str(SIZE))
-        words = ("-m", "torch.distributed.run", "--nproc-per-node", here, "--",
-                 *words)
+    """What to type to run these words; a script is run by this Python."""
     if words[0].startswith("-") or words[0].endswith(".py"):
         words = (sys.executable, *words)
     return (subprocess.list2cmdline if os.name == "nt" else shlex.join)(words)
 
 
-def run_train(**typed) -> int:
-    """Train a model, or go on with a run."""
-    options = take(RunOptions, typed)
-    deadline = time.monotonic() + 60 * options.max_minutes
+@contextmanager
+def claim_run(options: RunOptions, typed: dict) -> Iterator[Path]:
+    """Within `with`, the folder of a run, old or begun, is locked for us."""
     folder, preset, goes_on = find_run(options, typed)
-    agree(options, typed)
-    if RANK == 0 and not goes_on:
+    if not goes_on:
         print(f"preset {preset}, a new run in {folder}")
         begun = new_state(options, preset, typed)
     folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if RANK else FileLock(folder / ".lock", timeout=0):
+    with FileLock(folder / ".lock", timeout=0):
         # look again, now that nobody else writes
-        if RANK == 0 and not find_run(options, typed)[2]:
+        if not find_run(options, typed)[2]:
             start_run(folder, *begun)
         elif options.data or options.run and options.preset != "auto":
             print("--data and --preset are not read again: the text and the "
                   f"settings are kept in {folder}")
-        agree()
-        run = open_run(folder, **typed)
-        agree()  # the first one may have saved it, with settings that are new
-        agree(run.config, zlib.crc32((folder / LAST).read_bytes()))
-        print(f"{folder}: step {run.step} of {run.config.max_steps} on "
-              f"{run.machine}\n{run.plan()}")
-        number = train(run, deadline, cached)
-        if run.step < run.config.max_steps:
-            print(f"stopped after step {run.step}; go on with:")
-            print(command_line("train", "--run", str(folder), "--resume"))
-        else:
-            finish(run)
-            print(command_line("generate", "--checkpoint", str(folder / BEST)))
-        agree()  # so that none ends while the first one saves
+        yield folder
+
+
+def carry_on(run: Run, deadline: float, launcher: Sequence[str] = ()) -> int:
+    """Train, then print what to type next; return the exit status.
+
+    `launcher` is what stands before the program's name in a command line.
+    """
+    print(f"{run.folder}: step {run.step} of {run.config.max_steps} on "
+          f"{run.machine}\n{plan(run)}")
+    number = train(run, deadline, cached)
+    if run.step < run.config.max_steps:
+        print(f"stopped after step {run.step}; go on with:")
+        words = [*launcher, sys.argv[0], "train", "--run", str(run.folder),
+                 "--resume"]
+    else:
+        finish(run)
+        words = [sys.argv[0], "generate", "--checkpoint",
+                 str(run.folder / BEST)]
+    print(command_line(*words))
     return 128 + number if number else 0
+
+
+def run_train(**typed) -> int:
+    """Train a model, or go on with a run."""
+    require("TORCHELASTIC_RUN_ID" not in os.environ, "this program is one "
+            "process: torchrun starts many.py instead, with the same flags")
+    options = take(RunOptions, typed)
+    deadline = time.monotonic() + 60 * options.max_minutes
+    with claim_run(options, typed) as folder:
+        return carry_on(open_run(folder, **typed), deadline)
 
 
 def until(pieces: Iterable[str], stop: str) -> Iterator[str]:
@@ -1571,15 +1541,16 @@ COMMANDS = {"train": (run_train, RunOptions, ModelConfig, TrainConfig),
             "generate": (run_generate, WriteOptions)}
 
 
-def parse(argv: list[str] | None) -> tuple[Callable, dict]:
+def parse(argv: list[str] | None, commands: dict = COMMANDS
+          ) -> tuple[Callable, dict]:
     """The function of a command line, and the settings that were typed."""
     about, *_ = (__doc__ or "MiniGPT").splitlines()  # python -OO has none
-    parser = Parser(prog="minigpt.py", description=about, allow_abbrev=False)
+    parser = Parser(description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="train|generate", dest="command",
-                                     required=True)
-    for name, (run, *configs) in COMMANDS.items():
-        command = commands.add_parser(
+    choice = parser.add_subparsers(metavar="|".join(commands), dest="command",
+                                   required=True)
+    for name, (run, *configs) in commands.items():
+        command = choice.add_parser(
             name, help=run.__doc__, description=run.__doc__, allow_abbrev=False,
             argument_default=argparse.SUPPRESS, usage=f"%(prog)s [--flag ...]")
         for f in (f for config in configs for f in fields(config)):
@@ -1589,7 +1560,7 @@ def parse(argv: list[str] | None) -> tuple[Callable, dict]:
     flags = [word.partition("=")[0] for word in argv or sys.argv]
     require(flags.count("--data") < 2, "--data is given twice: put both into "
             "one folder")
-    return COMMANDS[typed.pop("command")][0], typed
+    return commands[typed.pop("command")][0], typed
 
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
@@ -1603,8 +1574,6 @@ def explain(error: Exception) -> str:
     if isinstance(error, (OSError, UnicodeError, SafetensorError)):
         return f"{brief(error)}: check the file, its rights, and the disk"
     said = str(error) if isinstance(error, RuntimeError) else ""
-    if isinstance(error, dist.DistError) or "/gloo/" in said:
-        return f"rank {RANK} of {SIZE} lost one: use --resume ({brief(error)})"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
             words in said for words in OUT_OF_MEMORY):
         return (f"out of memory ({brief(error)}): halve --batch-size or "
@@ -1615,8 +1584,14 @@ def explain(error: Exception) -> str:
     raise error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command line (default: sys.argv); return the exit status."""
+def run_command(argv: list[str] | None = None, commands=COMMANDS) -> int:
+    """Run a command line (default: sys.argv), whose errors are raised."""
+    command, typed = parse(argv, commands)
+    return command(**typed)
+
+
+def main(argv: list[str] | None = None, run=run_command) -> int:
+    """Run a command line, whose errors are told; return the exit status."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
@@ -1625,9 +1600,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace",
                                line_buffering=True)
     try:
-        join()
-        run, typed = parse(argv)
-        return run(**typed)
+        return run(argv)
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as any program that the system stops for that
@@ -1636,8 +1609,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except MiniGPTError as error:
         message = str(error)
-        if 1 in share(1)[:RANK]:  # a process before this one tells it
-            return 2
     except Exception as error:
         message = explain(error)
     print("minigpt: error:", *message.split(), file=sys.stderr)
@@ -1648,4 +1619,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 30e9b9065278ec4a155b4584bdb86b7e57c992f73421d8188875e7014187ca64
+# tangled: 46f11ed5694caa50861afd0537fc7fdb511bfaf83d1c3dcc3398a0759c272d8b

@@ -52,8 +52,6 @@ FLIPS = [
     ("12", "matrices do not decay",
      '"weight_decay": config.weight_decay', '"weight_decay": 0.0'),
     ("12", "accumulated loss not divided", "targets) / k\n", "targets)\n"),
-    ("12", "all processes read the same part", "micro) + RANK", "micro)"),
-    ("12", "all processes evaluate everything", "[RANK::SIZE]", ""),
     ("12", "first rate 0", "high * (step + 1)", "high * step"),
     ("13", "one moment for both", "moment in zip(model.parameters(), moments",
      'moment in zip(model.parameters(), parts["exp_avg"]'),
@@ -87,6 +85,14 @@ FLIPS = [
     ("18", "nothing read before a prompt", '"before $A"', '"$A"'),
     ("18", "a folder overwritten", "not made.exists()", "True"),
     ("18", "any tokenizer will do", "size <= rows", "True"),
+    ("19", "all processes read the same rows", "inputs[RANK::SIZE]", "inputs[::SIZE]"),
+    ("19", "all processes drop the same numbers", "torch.initial_seed(), RANK", "torch.initial_seed()"),
+    ("19", "gradients travel with every batch", "if is_last else", "if True else"),
+    ("19", "a process ends by a late signal", "signal.signal(number, lambda *_: None)", "pass"),
+    ("19", "a loss of one's own", "sum(gather(loss)) / SIZE", "loss"),
+    ("19", "one stops alone", "any(gather(super()", "any((lambda x: [x])(super()"),
+    ("19", "all tell what is wrong", "[:RANK]:", "[:0]:"),
+    ("19", "other runs go together", "other == things for", "True for"),
 ]
 
 

@@ -17,9 +17,9 @@ import torch
 import minigpt
 from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
                      MiniGPTError, Run, StopSignal, Tokenizer,
-                     count_parameters, evaluate, finish,
+                     characters_per_step, count_parameters, evaluate, finish,
                      learning_rate, load_checkpoint, make_configs,
-                     make_optimizer, open_run, pick_machine,
+                     make_optimizer, open_run, pick_machine, plan,
                      read_corpus, show_samples, start_run, train,
                      training_step, trim, uncached)
 
@@ -218,9 +218,9 @@ def test_the_end_of_a_run_measures_its_last_weights_on_the_whole_split(
 
 def test_a_run_says_at_the_start_what_it_is_about_to_do(text, tmp_path):
     run = begin(tmp_path, text)
-    assert (run.size, run.val.context_length) == (4 * 2 * 16, 16)
-    epochs = 20 * run.size / len(text.train)
-    assert run.plan() == (
+    assert characters_per_step(run) == 4 * 2 * 16
+    epochs = 20 * 128 / len(text.train)
+    assert plan(run) == (
         f"{count_parameters(run.model):,} parameters, a vocabulary of "
         f"{text.tokenizer.vocab_size}; 20 steps of 128 characters "
         f"({epochs:.2g} epochs), learning rate up to 0.004")
@@ -665,53 +665,7 @@ def test_a_run_does_not_go_on_from_weights_alone(run_folder):
         open_run(run_folder)
 
 
-# --- many processes (with processes: test_torchrun.py) ---------------------
-
-
-@pytest.mark.parametrize("batch_size, size, refused", [
-    (8, 2, False), (8, 8, False), (8, 3, True), (2**11, 2**11, True)])
-def test_a_batch_must_go_into_equal_parts_and_the_text_into_enough(
-        text, tmp_path, monkeypatch, batch_size, size, refused):
-    """There are 1290 chunks of text."""
-    start_run(tmp_path, untrained(text, batch_size=batch_size), text)
-    before = contents(tmp_path)
-    monkeypatch.setattr(minigpt, "SIZE", size)
-    if refused:
-        with pytest.raises(MiniGPTError, match=f"{size} processes cannot share "
-                           f"1290 chunks .* batches of {batch_size}: choose"):
-            open_run(tmp_path)
-        assert contents(tmp_path) == before
-    else:
-        assert open_run(tmp_path).step == 0
-
-
-def test_the_first_process_alone_writes(
-        whole, run_folder, text, monkeypatch, after_step):
-    """Another one does the same steps, and leaves no trace."""
-    before = contents(run_folder)
-    monkeypatch.setattr(minigpt, "RANK", 1)
-    run = open_run(run_folder, max_steps=26)
-    monkeypatch.setattr(minigpt, "training_step", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(minigpt, "evaluate", lambda *_: 0.5)
-    monkeypatch.setattr(minigpt, "share", lambda number: [0, number])
-    assert train(run) == 0 and run.step == 26
-    finish(run)
-    assert contents(run_folder) == before
-
-
-def test_all_stop_where_one_was_told_to(text, tmp_path, monkeypatch):
-    run = begin(tmp_path, text)
-    told = iter([[0, 0], [0, 0], [0, signal.SIGTERM]])
-    share = minigpt.share
-
-    def heard(number):
-        return share(number) if type(number) is float else next(told)
-
-    monkeypatch.setattr(minigpt, "share", heard)
-    monkeypatch.setattr(minigpt, "training_step", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(minigpt, "evaluate", lambda *_: 0.5)
-    monkeypatch.setattr(Checkpoint, "save", lambda *_, **__: None)
-    assert train(run) == signal.SIGTERM and run.step == 3
+# --- signals ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -724,25 +678,12 @@ def handlers():
         signal.signal(number, handler)
 
 
-def test_a_second_signal_acts_at_once_where_there_is_one_process(handlers):
+def test_a_second_signal_acts_at_once(handlers):
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-
-def test_one_of_several_processes_ends_by_no_later_signal(
-        monkeypatch, handlers):
-    """torchrun signals to one after the other, and may do so twice."""
-    monkeypatch.setattr(minigpt, "SIZE", 2)
-    for number in handlers:
-        signal.signal(number, lambda *_: pytest.fail("it ended"))
-    with StopSignal() as stop:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGTERM)  # after the last step: others wait
-    assert stop.number == signal.SIGTERM
 
 
 # --- logs ------------------------------------------------------------------

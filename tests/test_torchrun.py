@@ -20,8 +20,10 @@ import minigpt
 from forks import forked
 from minigpt import load_checkpoint
 
-PROGRAM = Path(minigpt.__file__).resolve()
-README = (PROGRAM.parent / "README.md").read_text("utf-8")
+ALONE = Path(minigpt.__file__).resolve()
+PROGRAM = ALONE.with_name("many.py")
+README = (ALONE.parent / "README.md").read_text("utf-8")
+CHAPTER = (ALONE.parent / "book" / "19_many_machines.md").read_text("utf-8")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="has no such signals")]
@@ -38,26 +40,26 @@ SHELL = dict(
 IMPATIENT = f"""
 import sys, datetime, torch
 sys.path.insert(0, {str(PROGRAM.parent)!r})
-import minigpt
+import many
 begin = torch.distributed.init_process_group
 torch.distributed.init_process_group = lambda backend, method, timeout, *rest: (
     begin(backend, method, datetime.timedelta(seconds=12), *rest))
-sys.exit(minigpt.main())
+sys.exit(many.main(run=many.run_together))
 """
 SLOW = f"""
 import sys, time, pathlib
 sys.path.insert(0, {str(PROGRAM.parent)!r})
-import minigpt
-record = minigpt.write_record
+import many
+write = many.TeamRun.write
 
-def write_slowly(run, **more):
-    if minigpt.RANK == 0 and run.step % 20:  # the last, for a signal
+def write_slowly(run, *words):
+    if many.RANK == 0 and run.step % 20:  # the last, for a signal
         pathlib.Path("writes").touch()
         time.sleep(2)
-    record(run, **more)
+    write(run, *words)
 
-minigpt.write_record = write_slowly
-sys.exit(minigpt.main())
+many.TeamRun.write = write_slowly
+sys.exit(many.main(run=many.run_together))
 """
 
 
@@ -187,7 +189,7 @@ def test_any_number_of_processes_gives_the_same_training(runs, n):
 
 def test_a_process_that_torchrun_starts_alone_is_one_without_it(
         runs, corpus, tmp_path):
-    line = [sys.executable, str(PROGRAM), "train", *SMALL, "--data", str(corpus),
+    line = [sys.executable, str(ALONE), "train", *SMALL, "--data", str(corpus),
             "--run", "alone", "--dropout", "0"]
     assert done(line, tmp_path)[0] == 0
     assert_same(tmp_path / "alone", runs / "1")
@@ -327,7 +329,7 @@ def test_nothing_is_saved_when_the_first_process_cannot_write(
 
 
 @pytest.mark.parametrize("n, words, reason", [
-    (3, [], "3 processes cannot share .* batches of 8: choose fewer, or"),
+    (3, [], "3 processes cannot share batches of 8 windows: choose fewer, or"),
     (2, ["--droput", 0.1], "unrecognized arguments: --droput"),
     (2, ["--dropout", 1.5], "dropout is 1.5"),
     (2, ["--data", "nowhere"], "no file .*nowhere: check"),
@@ -340,7 +342,7 @@ def test_bad_input_is_one_line_of_one_process(corpus, tmp_path, n, words, reason
         n, *SMALL, *data, "--run", "run", *words), tmp_path)
     [line] = ours(err)
     assert status != 0 and re.search(reason, line), line
-    assert 'minigpt.py", line' not in err  # no traceback of ours
+    assert not re.search(r'(minigpt|many)\.py", line', err)  # no traceback of ours
 
 
 def pair(tmp_path: Path, words: list, folders=("a", "a"), more=((), ())):
@@ -398,13 +400,13 @@ def test_folders_with_different_runs_are_refused(runs, tmp_path):
     assert "see other runs" in line
 
 
-# --- the commands of the README ----------------------------------------------
+# --- the commands of README and chapter ----------------------------------------------
 
 
-def commands(word: str) -> str:
-    """The block of the README in which a word stands."""
+def commands(word: str, text: str = CHAPTER) -> str:
+    """The block of commands in a text in which a word stands."""
     [block] = [block for block in re.findall(
-        r"\n\n((?: {4}[^\n]*\n|\n(?= {4}))+)", README) if word in block]
+        r"\n\n((?: {4}[^\n]*\n|\n(?= {4}))+)", text) if word in block]
     return "\n".join(line[4:] for line in block.splitlines())
 
 
@@ -412,13 +414,13 @@ def small(block: str, corpus: Path) -> str:
     """The same commands, for a CPU and for a model of a few thousand weights."""
     block = re.sub(r"--nproc-per-node (\d+|\$\w+)", "--nproc-per-node 1", block)
     words = shlex.join([*SMALL, "--data", str(corpus)])
-    assert block.count("minigpt.py train --resume")
-    return block.replace("minigpt.py train --resume",
+    assert block.count("many.py train --resume")
+    return block.replace("many.py train --resume",
                          f"{PROGRAM} train --resume {words}")
 
 
 def test_the_command_for_one_machine(corpus, tmp_path):
-    block = commands("--standalone").replace(".venv/bin/", "")
+    block = commands("--standalone", README).replace(".venv/bin/", "")
     block = small(block, corpus).replace("--nproc-per-node 1", "--nproc-per-node 2")
     status, out, err = done(["bash", "-ec", block], tmp_path)
     assert status == 0 and out.count("finished: 40 steps") == 1, err
@@ -427,7 +429,7 @@ def test_the_command_for_one_machine(corpus, tmp_path):
 
 def test_the_slurm_script_by_its_variables_alone(corpus, tmp_path):
     """A `srun` that starts the task of each of two nodes, both on this one."""
-    script = small(commands("#SBATCH").replace(".venv/bin/", ""), corpus)
+    script = small(commands("#SBATCH"), corpus)
     port = 29300 + os.getpid() % 90
     assert "--master-port 29400" in script
     (tmp_path / "job.sh").write_text(
@@ -478,7 +480,7 @@ def nodes():
 
 
 def on_nodes(names: list[str], block: str) -> list[list[str]]:
-    """The two commands of the README, each on its node."""
+    """The two commands of the chapter, each on its node."""
     lines = [line for line in block.splitlines() if "--node-rank" in line]
     assert len(lines) == 2
     ip = shutil.which("ip") or "/usr/sbin/ip"
@@ -487,7 +489,7 @@ def on_nodes(names: list[str], block: str) -> list[list[str]]:
 
 
 def two_nodes(corpus: Path) -> str:
-    block = commands("--node-rank 1").replace(".venv/bin/", "")
+    block = commands("--node-rank 1")
     return small(re.sub(r"--master-addr \S+", "--master-addr 10.99.0.1", block),
                  corpus)
 
@@ -537,6 +539,6 @@ def test_a_node_that_vanishes_ends_the_run_within_its_time_out(
         assert "lost one: use --resume" in line
     kept = last(tmp_path / "run").step
     assert kept % 8 == 0 and kept <= metrics(tmp_path / "run")[-1]["step"]
-    status, out, _ = done([sys.executable, str(PROGRAM), "train", "--run", "run",
+    status, out, _ = done([sys.executable, str(ALONE), "train", "--run", "run",
                            "--resume", "--max-minutes", "0"], tmp_path)
     assert status == 0 and f"run: step {kept} of" in out

@@ -36,7 +36,7 @@ def trained(processes: int, threads: int, minutes: float) -> tuple[dict, int, in
         before = sent()
         subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone",
-             "--nproc-per-node", str(processes), "--", str(ROOT / "minigpt.py"),
+             "--nproc-per-node", str(processes), "--", str(ROOT / "many.py"),
              "train", "--preset", "laptop", "--run", folder, "--device", "cpu",
              "--batch-size", "24", "--max-minutes", str(minutes),
              "--eval-interval", "100000", "--eval-windows", "8",
