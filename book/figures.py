@@ -576,3 +576,50 @@ def queries_and_keys(model, ids) -> list[tuple]:
         hook.remove()
     split = [qkv.unflatten(-1, (3, model.config.n_heads, -1)) for qkv in seen]
     return [(q, k) for q, k, _ in (qkv.permute(2, 0, 3, 1, 4) for qkv in split)]
+
+
+# Chapter 11: The way back
+
+def graph(nodes: dict[str, tuple[float, float, float, float]],
+          arrows: Sequence[tuple[str, str, float]]) -> None:
+    """A computation graph: (x, y, value, gradient) by name, and slopes between."""
+    figure, axes = plt.subplots()
+    boxes = {}
+    for name, (x, y, value, gradient) in nodes.items():
+        boxes[name] = plt.Rectangle((x - 0.3, y - 0.2), 0.6, 0.4, fill=False,
+                                    edgecolor=GREY)
+        axes.add_patch(boxes[name])
+        for height, text, color in ((0.11, name, MUTED), (0, f"{value:g}", INK),
+                                    (-0.11, f"{gradient:g}", ORANGE)):
+            axes.text(x, y + height, text.replace("-", "−"), color=color,
+                      ha="center", va="center")
+    for start, end, slope in arrows:
+        (x, y, *_), (x2, y2, *_) = nodes[start], nodes[end]
+        axes.annotate("", (x2, y2), (x, y), arrowprops=dict(
+            arrowstyle="-|>", color=GREY, shrinkA=0, shrinkB=0,
+            patchA=boxes[start], patchB=boxes[end]))
+        axes.text((x + x2) / 2, (y + y2) / 2 + 0.04, f"{slope:g}", color=BLUE,
+                  ha="center", va="bottom")
+    xs, ys, *_ = zip(*nodes.values())
+    axes.set(xlim=(min(xs) - 0.35, max(xs) + 0.35),
+             ylim=(min(ys) - 0.25, max(ys) + 0.25))
+    axes.axis("off")
+    plt.show()
+
+
+def memory_held(there: Sequence[float], writing: Sequence[float]) -> None:
+    """Megabytes held after each operation: to the loss and back, and without."""
+    figure, axes = plt.subplots()
+    both = [*there, *reversed(there)]
+    axes.plot(both, color=BLUE)
+    axes.plot(writing, color=ORANGE)
+    axes.axvline(len(there) - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    for name, x, y, color in (
+            ("forward", len(there) / 2, 1.03, MUTED),
+            ("back", len(there) * 1.5, 1.03, MUTED)):
+        axes.text(x, y * max(both), name, ha="center", color=color)
+    axes.text(len(there) * 0.62, max(both) * 0.4, "with a tape", color=BLUE)
+    axes.text(len(there) * 0.3, max(writing) + 0.03 * max(both), "without",
+              color=ORANGE)
+    axes.set(xlabel="operation", ylabel="MB held", ylim=(0, max(both) * 1.12))
+    plt.show()
