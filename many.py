@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from minigpt import (COMMANDS, LAST, Dataset, Machine, MiniGPTError, Run,
                      RunOptions, brief, carry_on, claim_run, find_run, main,
-                     open_run, require, run_command, take, training_step)
+                     open_run, pop_config, require, run_command,
+                     training_step)
 
 
 # 19. Many machines (book/19_many_machines.md) --------------------------------
@@ -156,7 +157,7 @@ def share_out(run: Run) -> TeamRun:
 
 def run_train(**typed) -> int:
     """Train a model with all processes, or go on with a run."""
-    options = take(RunOptions, typed)
+    options = pop_config(RunOptions, typed)
     deadline = time.monotonic() + 60 * options.max_minutes
     folder, *_ = find_run(options, typed)
     agree(options, typed)
@@ -199,4 +200,4 @@ if __name__ == "__main__":
     sys.exit(main(run=run_together))
 
 
-# tangled: 1557faeb6ab9bf4d961f91acb14e660cd33ba08b1c115a937fc54560463c5b2f
+# tangled: 908b5cf055b0e7f0927aa2395730c9458ca079092d9155913df9213b4eaefa3c

@@ -42,7 +42,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from itertools import takewhile, tee
 from pathlib import Path
-from runpy import run_path
 
 import numpy as np
 import torch
@@ -153,7 +152,7 @@ PRESETS = {
 }
 
 
-def take(kind: type, values: dict):
+def pop_config(kind: type, values: dict):
     """A config made of those values that are its fields; they are removed."""
     names = [f.name for f in fields(kind) if f.name in values]
     return kind(**{name: values.pop(name) for name in names})
@@ -164,7 +163,7 @@ def make_configs(preset: str, **changes) -> tuple[ModelConfig, TrainConfig]:
     require(preset in PRESETS, f"there is no preset {preset!r}: choose one of "
             f"{', '.join(PRESETS)}")
     values = PRESETS[preset] | changes
-    configs = take(ModelConfig, values), take(TrainConfig, values)
+    configs = pop_config(ModelConfig, values), pop_config(TrainConfig, values)
     require(not values, f"there is no setting {', '.join(values)}: see --help")
     return configs
 
@@ -181,11 +180,10 @@ def code_points(text: str) -> np.ndarray:
 
 
 class Tokenizer:
-    """Text to ids and back: `<pad>`, `<eos>`, `<unk>`, then characters.
+    """Text to ids and back: `<pad>`, `<eos>`, `<unk>`, characters in order."""
 
-    Those are in the order of code points. No text gives `<pad>` or `<eos>`.
-    """
-    special = EOS, (PAD, UNK)  # what ends a text, what is never written
+    kind = "characters"  # its name in the header of a checkpoint
+    eos, never = EOS, (PAD, UNK)  # what ends a text, what is never written
 
     def __init__(self, characters: str):
         self.characters = "".join(sorted(set(characters)))
@@ -197,7 +195,7 @@ class Tokenizer:
         self.to_code = np.concatenate([[0, 0, 0xFFFD], codes]).astype("<u4")
 
     def encode(self, text: str, errors: str = "strict") -> np.ndarray:
-        """The ids of a text, unsigned integers (len(text),).
+        """The ids of a text, unsigned (len(text),): never `<pad>` or `<eos>`.
 
         An unknown character raises MiniGPTError, or is `<unk>` if "replace".
         """
@@ -334,9 +332,10 @@ def pieces(text: str, size: int = 2**20) -> Iterator[str]:
 def choose_vocabulary(texts: list[str]) -> Tokenizer:
     """A tokenizer for all characters but those rarer than 1 in 100,000."""
     counts = np.zeros(sys.maxunicode + 1, np.int64)
-    for piece in (piece for text in texts for piece in pieces(text)):
-        found = np.bincount(code_points(piece))
-        counts[:len(found)] += found
+    for text in texts:
+        for piece in pieces(text):
+            found = np.bincount(code_points(piece))
+            counts[:len(found)] += found
     frequent = np.flatnonzero(counts >= max(1, counts.sum() / 100_000))
     return Tokenizer("".join(map(chr, frequent)))
 
@@ -656,7 +655,7 @@ def choose(logits: Tensor, config: GenerateConfig,
 
 
 def window_start(n: int, context_length: int) -> int:
-    """Where the model begins to read after n characters."""
+    """Where the model begins to read: 0, then in jumps of half a context."""
     half = context_length // 2
     return max(0, math.ceil((n - context_length) / half)) * half
 
@@ -690,8 +689,9 @@ def generate(next_logits: NextLogits, ids: Tensor, config: GenerateConfig,
     text = F.pad(ids, (0, config.max_new_tokens), value=eos)
     ended = torch.zeros(B, dtype=torch.bool)
     for i in range(config.max_new_tokens):
-        early = i < config.min_new_tokens and eos >= 0  # -1: there is none
-        banned = [*never, eos] if early else [*never]
+        banned = [*never]
+        if i < config.min_new_tokens and eos >= 0:  # -1: nothing ends a text
+            banned.append(eos)
         logits = next_logits(text[:, :n + i]).float().cpu()
         logits = logits.index_fill(-1, torch.tensor(banned).long(), -math.inf)
         chosen = choose(logits, config, generator).masked_fill(ended, eos)
@@ -887,19 +887,21 @@ class Checkpoint:
         tensors = {}
         for name, p in self.model.named_parameters():
             tensors[f"model.{name}"] = p
-            for moment in MOMENTS if moments and self.step else ():
-                tensors[f"{moment}.{name}"] = self.optimizer.state[p][moment]
+            if moments and self.step > 0:
+                for kind in MOMENTS:
+                    tensors[f"{kind}.{name}"] = self.optimizer.state[p][kind]
         tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
         meta = dict(format=FORMAT, model=asdict(self.model.config),
                     train=asdict(self.config), step=self.step,
                     best_loss=self.best_loss, fingerprint=self.fingerprint,
-                    before=self.before, characters=self.tokenizer.characters)
+                    before=self.before, tokenizer=self.tokenizer.kind,
+                    characters=self.tokenizer.characters)
         meta["sha256"] = digest(meta, tensors)
         texts = {"minigpt": json.dumps(meta, sort_keys=True)}
         write_atomically(Path(path), lambda p: save_file(tensors, p, texts))
 
 
-class Undrawn(torch.overrides.TorchFunctionMode):
+class WithoutDrawing(torch.overrides.TorchFunctionMode):
     """Within `with`, layers are made without drawing their first weights."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -909,41 +911,51 @@ class Undrawn(torch.overrides.TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def open_tokenizer(characters: str) -> Tokenizer:
-    """Our tokenizer of these characters or, if they are JSON, chapter 18's."""
-    if [*characters] == sorted({*characters}):
-        return Tokenizer(characters)
-    sys.modules.setdefault("minigpt", sys.modules[__name__])  # it imports us
-    return run_path(f"{FILES}/checkpoints/convert.py")["BytePairs"](characters)
+TOKENIZERS = {Tokenizer.kind: Tokenizer}  # a companion may add others
+
+
+def rebuild_model(config: ModelConfig, tensors: dict[str, Tensor]) -> MiniGPT:
+    """A model of those tensors that are named `model.NAME`."""
+    with torch.device("meta"), WithoutDrawing():
+        model = MiniGPT(config).eval()
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    kinds = ["model"]
+    if any(name.startswith(MOMENTS) for name in tensors):
+        kinds += MOMENTS
+    wanted = {f"{kind}.{name}": shape for kind in kinds
+              for name, shape in shapes.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in wanted | found:
+        here, there = wanted.get(name), found.get(name)
+        require(here == there, f"{name} is {there}, and must be {here}")
+    weights = {name: tensors[f"model.{name}"] for name in shapes}
+    model.load_state_dict(weights, assign=True)
+    return model
 
 
 def rebuild(meta: dict, tensors: dict[str, Tensor]) -> Checkpoint:
     """A run from what its file holds; MiniGPTError if that does not fit."""
-    keys = ("step", "characters", "fingerprint", "before", "best_loss")
-    *known, loss = (meta[key] for key in keys)
-    step, characters, fingerprint, before = known
-    require([*map(type, known)] == [int, str, str, list] and step >= 0
-            and type(loss) in (float, type(None)), "values of wrong types")
+    step, loss, before = meta["step"], meta["best_loss"], meta["before"]
+    characters, fingerprint = meta["characters"], meta["fingerprint"]
+    require(type(step) is int and step >= 0 and type(before) is list
+            and type(loss) in (float, type(None)) and type(characters) is str
+            and type(fingerprint) is str, "values of wrong types")
     shape, config = ModelConfig(**meta["model"]), TrainConfig(**meta["train"])
-    tokenizer, ids = open_tokenizer(characters), range(shape.vocab_size)
+    tokenizer = TOKENIZERS[meta.get("tokenizer", Tokenizer.kind)](characters)
+    ids = range(shape.vocab_size)
     require(tokenizer.vocab_size == len(ids), "a vocabulary of another size")
     require(all(type(i) is int and i in ids for i in before), f"no ids: "
             f"{before}")
-    kinds = ["model"]
-    if any(name.startswith(MOMENTS) for name in tensors):
-        kinds += MOMENTS
-    with torch.device("meta"), Undrawn():
-        parts = nn.ModuleDict({kind: MiniGPT(shape) for kind in kinds}).eval()
     for name, tensor in tensors.items():
         require(bool(tensor.isfinite().all()), f"{name} is not finite")
         tensors[name] = tensor.to(torch.float32, copy=True)
-    parts.load_state_dict(tensors, assign=True)  # if names and shapes fit
-    model = parts.pop("model")
+    model = rebuild_model(shape, tensors)
     optimizer = make_optimizer(model, config)
-    for kind, moments in parts.items():
-        for p, moment in zip(model.parameters(), moments.parameters()):
-            optimizer.state[p] |= {"step": torch.tensor(float(step)),
-                                   kind: moment.detach()}
+    for name, p in model.named_parameters():
+        for kind in MOMENTS:
+            if f"{kind}.{name}" in tensors:
+                optimizer.state[p]["step"] = torch.tensor(float(step))
+                optimizer.state[p][kind] = tensors[f"{kind}.{name}"]
     return Checkpoint(model, optimizer, config, tokenizer, fingerprint, before,
                       step, loss)
 
@@ -962,10 +974,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
                     f"this program does not know (it knows {FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         require(meta.pop("sha256") == digest(meta, tensors), "wrong sha256")
-        return rebuild(meta, tensors)
+        if meta.get("tokenizer", Tokenizer.kind) in TOKENIZERS:
+            return rebuild(meta, tensors)
     except Exception as error:  # of a foreign file, it may be any
         raise MiniGPTError(f"{path} is not a whole MiniGPT checkpoint ("
                            f"{brief(error)}): choose another file") from None
+    raise MiniGPTError(f"{path} has a tokenizer of the kind {meta['tokenizer']}"
+                       ", not ours: use it with gpt2.py generate")
 
 
 # 14. The training run (book/14_run.md) ---------------------------------------
@@ -1094,7 +1109,8 @@ def open_run(folder: Path, **changes) -> Run:
             "has weights alone: use them with generate, or train --init")
     shape, old = saved.model.config, asdict(saved.config)
     check_shape(shape, changes)
-    _, config = make_configs("full", **asdict(shape) | old | changes)
+    settings = asdict(shape) | old | changes  # all fields: of no preset
+    _, config = make_configs("full", **settings)
     saved.ids(config.sample_prompt)  # raises if the model does not know it
     machine = pick_machine(config.device, config.dtype)
     optimizer = make_optimizer(saved.model.to(machine.device), config)
@@ -1311,13 +1327,21 @@ class WriteOptions(GenerateConfig):
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = setting("auto", "auto, float32 or bfloat16")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.seed < 0:
+            drawn = int(np.random.default_rng().integers(2**32))
+            object.__setattr__(self, "seed", drawn)
+
 
 def flag(f) -> dict:
     """What argparse is told of a field: its type, and its line of help."""
-    values = [str(f.default)] * (f.default != "")
-    values += [f"{p} {v[f.name]}" for p, v in PRESETS.items() if f.name in v]
-    about = f.metadata["about"] + f" ({', '.join(values)})" * bool(values)
-    about = about.replace("%", "%%")
+    values = [] if f.default == "" else [str(f.default)]
+    values += [f"{preset} {changes[f.name]}"
+               for preset, changes in PRESETS.items() if f.name in changes]
+    about = f.metadata["about"].replace("%", "%%")  # a % alone is argparse's
+    if values:
+        about += f" ({', '.join(values)})"
     if f.type is bool:
         return dict(action=argparse.BooleanOptionalAction, help=about)
     return dict(type=f.type, metavar=f.type.__name__.upper(), help=about)
@@ -1431,7 +1455,7 @@ def run_train(**typed) -> int:
     """Train a model, or go on with a run."""
     require("TORCHELASTIC_RUN_ID" not in os.environ, "this program is one "
             "process: torchrun starts many.py instead, with the same flags")
-    options = take(RunOptions, typed)
+    options = pop_config(RunOptions, typed)
     deadline = time.monotonic() + 60 * options.max_minutes
     with claim_run(options, typed) as folder:
         return carry_on(open_run(folder, **typed), deadline)
@@ -1474,8 +1498,9 @@ def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
     """Print the rows of steps as texts; return how many characters."""
     written = 0
     for i, own in enumerate(tee(steps, count)):
-        print(f"--- sample {i + 1} of {count}\n" * (count > 1) + prompt, end="",
-              flush=True)
+        if count > 1:
+            print(f"--- sample {i + 1} of {count}")
+        print(prompt, end="", flush=True)
         for piece in until(stream(step[i:i + 1] for step in own), stop):
             print(piece, end="", flush=True)
             written += len(piece)
@@ -1486,9 +1511,6 @@ def print_texts(steps: Iterator[Tensor], prompt: str, count: int, stop: str,
 def run_generate(**typed) -> int:
     """Continue a prompt; the text goes to stdout, all else to stderr."""
     options = WriteOptions(**typed)
-    if options.seed < 0:
-        drawn = int(np.random.default_rng().integers(2**32))
-        options = replace(options, seed=drawn)
     machine = pick_machine(options.device, options.dtype)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     prompt, path = unify(prompt), find_checkpoint(options.checkpoint)
@@ -1503,11 +1525,12 @@ def run_generate(**typed) -> int:
         say(f"the first {unread} tokens of the prompt are not read: the "
             f"model can see {T}")
     rows = torch.tensor([ids] * options.num_samples, device=machine.device)
-    reader = (cached if options.cache else uncached)(
-        saved.model.to(machine.device, machine.dtype))
+    read = cached if options.cache else uncached
+    reader = read(saved.model.to(machine.device, machine.dtype))
     began = time.perf_counter()
     with StopSignal() as ended:
-        steps = generate(reader, rows, options, *saved.tokenizer.special)
+        steps = generate(reader, rows, options, saved.tokenizer.eos,
+                         saved.tokenizer.never)
         steps = takewhile(lambda _: not ended.number, steps)
         written = print_texts(steps, prompt, len(rows), options.stop,
                               partial(saved.tokenizer.stream, read=ids))
@@ -1526,7 +1549,7 @@ def write(saved: Checkpoint, prompt: str = "", **settings) -> str:
     ids = saved.ids(prompt)
     rows = torch.tensor([ids], device=weights.device)
     steps = generate(cached(saved.model), rows, GenerateConfig(**settings),
-                     *saved.tokenizer.special)
+                     saved.tokenizer.eos, saved.tokenizer.never)
     return prompt + "".join(saved.tokenizer.stream(steps, ids))
 
 
@@ -1619,4 +1642,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 46f11ed5694caa50861afd0537fc7fdb511bfaf83d1c3dcc3398a0759c272d8b
+# tangled: 5dbd144728b042b18416b0a0c50c5316619091e203dc0e4605f7c785e6cce110

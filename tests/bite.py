@@ -71,7 +71,7 @@ FLIPS = [
     ("18", "the prompt forgotten", "growing(self, ids, [*read])", "growing(self, ids, [])"),
     ("18", "all of a long text decoded", ">= 128", ">= 10**9"),
     ("18", "a text ends at the first end alone", 'in words.known["ends"]',
-     '== words.special[0]'),
+     '== words.eos'),
     ("18", "rows without a word chosen", "empty.union(", "set().union("),
     ("18", "a prompt is cut", "    whole.no_truncation()\n", ""),
     ("18", "a prompt is filled up", "    whole.no_padding()\n", ""),

@@ -26,10 +26,9 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config,
                           GPT2LMHeadModel, pipeline)
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = ROOT / "checkpoints" / "convert.py"
-sys.path.append(str(PROGRAM.parent))
-import convert  # noqa: E402  (bite.py puts another in its place)
-from convert import BytePairs, main, theirs  # noqa: E402
+PROGRAM = ROOT / "gpt2.py"
+import gpt2  # noqa: E402  (bite.py puts another in its place)
+from gpt2 import ForeignTokenizer, run_words, theirs  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -39,6 +38,10 @@ LARGEST = {"to-hf": 0.0, "from-gpt2": 0.0}  # differences of logits, so far
 quiet = partial(settings, deadline=None, derandomize=True,
                 suppress_health_check=list(HealthCheck),
                 phases=[Phase.generate])  # to shrink an example takes minutes
+
+
+def main(words: list[str]) -> int:
+    return minigpt.main(words, run_words)
 
 
 def difference(way: str, ours: MiniGPT, other, ids: torch.Tensor) -> float:
@@ -266,10 +269,10 @@ def test_a_model_that_is_no_gpt2_does_not_leave(tmp_path, monkeypatch, capsys, c
     saved = save_ours(tmp_path / "m", "abc")
     alter, reason = CHANGED[change]
     alter(saved.model)
-    monkeypatch.setattr(convert, "load_checkpoint", lambda path: saved)
+    monkeypatch.setattr(gpt2, "load_checkpoint", lambda path: saved)
     assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "hf")]) == 2
     err = capsys.readouterr().err
-    assert re.fullmatch("convert: error: the model is no GPT-2: [^\n]+\n", err), err
+    assert re.fullmatch("minigpt: error: the model is no GPT-2: [^\n]+\n", err), err
     assert re.search(reason, err), err
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -288,7 +291,7 @@ def test_a_program_whose_attention_was_changed_takes_no_gpt2(
 def test_tensors_that_are_one_are_two_there(tmp_path, monkeypatch):
     saved = save_ours(tmp_path / "m", "abc")
     saved.model.head.weight = saved.model.embeddings.token_embedding.weight
-    monkeypatch.setattr(convert, "load_checkpoint", lambda path: saved)
+    monkeypatch.setattr(gpt2, "load_checkpoint", lambda path: saved)
     assert main(["to-hf", str(tmp_path / "m"), str(tmp_path / "hf")]) == 0
     other = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     ids = torch.randint(3, 6, (1, 24))
@@ -299,10 +302,10 @@ def test_shapes_and_sums_are_those_of_transformers(tmp_path):
     other = save_theirs(tmp_path / "hf", tie_word_embeddings=False, n_inner=20)
     tensors = other.state_dict()
     config = ModelConfig(V, 32, 16, 2, 2, d_ff=20)
-    assert convert.shapes(config) == {n: tuple(t.shape) for n, t in tensors.items()}
+    assert gpt2.shapes(config) == {n: tuple(t.shape) for n, t in tensors.items()}
     ids = torch.randint(0, V, (32,))
     with torch.no_grad():
-        torch.testing.assert_close(convert.gpt2(tensors, ids, 2), other(ids[None]).logits[0],
+        torch.testing.assert_close(gpt2.gpt2(tensors, ids, 2), other(ids[None]).logits[0],
                                    atol=1e-5, rtol=1e-5)
 
 
@@ -335,7 +338,7 @@ def test_a_gpt2_is_the_same_here(tmp_path, shape, old):
                      max_new_tokens=room) == prompt + text
         config = GenerateConfig(temperature=0.0, max_new_tokens=room)
         for reader in (cached, uncached):
-            steps = generate(reader(saved.model), ids, config, *saved.tokenizer.special)
+            steps = generate(reader(saved.model), ids, config, saved.tokenizer.eos, saved.tokenizer.never)
             assert [int(i) for i in steps] == [i for i in there.tolist() if i]
 
 
@@ -370,7 +373,7 @@ def test_gpt2_as_openai_made_it_is_the_same_here(tmp_path):
     assert main(["from-gpt2", str(folder), str(tmp_path / "m")]) == 0
     saved = load_checkpoint(tmp_path / "m")
     assert minigpt.count_parameters(saved.model) == 124_439_808 + 50_257 * 768
-    assert saved.tokenizer.special == (50_256, ())
+    assert (saved.tokenizer.eos, saved.tokenizer.never) == (50_256, ())
     ids = torch.randint(0, 50_257, (1, 1024))
     assert difference("from-gpt2", saved.model, other, ids) < 3e-5
     prompt = "In a hole in the ground"
@@ -395,7 +398,7 @@ def read(folder: Path) -> Checkpoint:
     assert main(["from-gpt2", str(folder), str(path)]) == 0
     saved = load_checkpoint(path)
     if not isinstance(saved.tokenizer, Tokenizer):
-        saved.tokenizer = BytePairs(saved.tokenizer.characters)
+        saved.tokenizer = ForeignTokenizer(saved.tokenizer.characters)
     return saved
 
 
@@ -472,7 +475,7 @@ def test_a_guest_can_leave_again(folder, tmp_path):
 @quiet(max_examples=60)
 @given(st.text(st.sampled_from("ab é ῥ𝄞\n"), min_size=1, max_size=30))
 def test_a_text_is_shown_in_whole_characters(text):
-    words = BytePairs(json.dumps([0, PAIRS.to_str()]))
+    words = ForeignTokenizer(json.dumps([0, PAIRS.to_str()]))
     ids = words.encode(text)
     shown = [*words.stream(iter(ids[:, None]))]
     assert "".join(shown) == text == words.decode(ids)
@@ -484,7 +487,7 @@ def test_a_text_is_shown_in_whole_characters(text):
 @quiet(max_examples=60)
 @given(st.lists(st.integers(1, V - 1), max_size=40))
 def test_whatever_is_written_is_shown_as_it_would_be_at_once(ids):
-    words = BytePairs(json.dumps([0, PAIRS.to_str()]))
+    words = ForeignTokenizer(json.dumps([0, PAIRS.to_str()]))
     shown = "".join(words.stream(torch.tensor([i]) for i in ids))
     assert shown == words.decode(ids) == PAIRS.decode(ids)
 
@@ -495,23 +498,12 @@ def test_a_tokenizer_without_an_end_never_ends(folder):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").unlink()
     saved = read(folder)
-    assert saved.tokenizer.special == (-1, ())
+    assert (saved.tokenizer.eos, saved.tokenizer.never) == (-1, ())
     assert saved.tokenizer.encode("").tolist() == [0]
     text = write(saved, "def", temperature=0.0, max_new_tokens=60, min_new_tokens=1)
     assert len(saved.tokenizer.encode(text)) > 20
     path = str(folder.parent / "read.safetensors")
     assert main(["to-hf", path, str(folder.parent / "again")]) == 0
-
-
-def test_train_says_in_one_line_that_it_cannot(folder, corpus, capsys, tmp_path):
-    read(folder)
-    before = sorted(tmp_path.rglob("*"))
-    status = minigpt.main(["train", "--data", str(corpus), "--preset", "tiny",
-                           "--init", str(tmp_path / "read.safetensors"),
-                           "--run", str(tmp_path / "run")])
-    err = capsys.readouterr().err
-    assert status == 2 and err.count("\n") == 1 and "transformers" in err
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 # --- tokenizers of other kinds ---------------------------------------------
@@ -585,7 +577,7 @@ def grown(words, ids: list[int], read: list[int]) -> str:
 @given(data=st.data())
 def test_a_stream_shows_what_all_of_the_text_is(kind, data):
     """Beginning anywhere, with few pieces that repeat, over many windows."""
-    words = BytePairs(json.dumps([-1, KINDS[kind].to_str()]))
+    words = ForeignTokenizer(json.dumps([-1, KINDS[kind].to_str()]))
     few = data.draw(st.lists(st.integers(0, words.vocab_size - 1), min_size=1,
                              max_size=12))
     dice = data.draw(st.randoms(use_true_random=False))
@@ -601,7 +593,7 @@ def test_a_tidied_text_is_streamed_as_transformers_tidies_it(pieces, n):
     names = sorted({"[UNK]", *"a b n t ' . , ! do n't 's 've".split()})
     whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(
         {name: i for i, name in enumerate(names)}, "[UNK]"))
-    words = BytePairs(json.dumps([-1, whole.to_str(), {"tidy": True}]))
+    words = ForeignTokenizer(json.dumps([-1, whole.to_str(), {"tidy": True}]))
     there = transformers.PreTrainedTokenizerFast(
         tokenizer_object=whole, clean_up_tokenization_spaces=True)
     ids = [names.index(piece) for piece in pieces]
@@ -612,7 +604,7 @@ def test_a_tidied_text_is_streamed_as_transformers_tidies_it(pieces, n):
 
 def test_text_is_shown_before_its_end_and_no_decoding_is_long():
     for kind, whole in KINDS.items():
-        words, lengths = BytePairs(json.dumps([-1, whole.to_str()])), []
+        words, lengths = ForeignTokenizer(json.dumps([-1, whole.to_str()])), []
         decode = words.decode
         words.decode = lambda ids: lengths.append(len(ids)) or decode(ids)
         at = whole.token_to_id("a") or 5
@@ -663,7 +655,7 @@ def test_each_kind_writes_what_transformers_writes(tmp_path, kind):
 
 
 def test_a_word_written_after_a_word_has_its_space(tmp_path):
-    words = BytePairs(json.dumps([2, KINDS["WordPiece"].to_str()]))
+    words = ForeignTokenizer(json.dumps([2, KINDS["WordPiece"].to_str()]))
     a, game, s = (words.whole.token_to_id(n) for n in ("a", "game", "##s"))
     for ids, text in (([game, s], " games"), ([s, a], "s a"), ([s, 2, a], "s")):
         assert "".join(words.stream([torch.tensor([i]) for i in ids], [a])) == text
@@ -672,7 +664,7 @@ def test_a_word_written_after_a_word_has_its_space(tmp_path):
 def test_a_text_that_cannot_be_read_is_refused():
     whole = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "[UNK]"))
     with pytest.raises(MiniGPTError, match="cannot read.*UNK.*choose another"):
-        BytePairs(json.dumps([-1, whole.to_str()])).encode("b")
+        ForeignTokenizer(json.dumps([-1, whole.to_str()])).encode("b")
 
 
 def test_a_prompt_is_read_whole_and_as_it_is(folder):
@@ -754,7 +746,8 @@ def test_a_text_ends_where_it_does_there(folder, config, written, ends):
     if written is not None:
         (folder / "generation_config.json").write_text(json.dumps(written))
     words = read(folder).tokenizer
-    assert words.special == (ends[0], ()) and words.known["ends"] == ends
+    assert (words.eos, words.never) == (ends[0], ())
+    assert words.known["ends"] == ends
     for end in ends:
         ids = [8, 8] if end < 0 else [8, end, 8]
         shown = "".join(words.stream(torch.tensor([i]) for i in ids))
@@ -771,7 +764,7 @@ def test_several_ends_end_the_text_of_transformers(tmp_path):
     save = {"eos_token_id": [2, last], "suppress_tokens": [4]}
     (folder / "generation_config.json").write_text(json.dumps(save))
     saved = read(folder)
-    assert saved.tokenizer.special == (2, (4,))
+    assert (saved.tokenizer.eos, saved.tokenizer.never) == (2, (4,))
     text = continued(saved, "a", max_new_tokens=14)
     assert text == continued_there(folder, "a", 14) and len(text.split()) < 15
 
@@ -786,7 +779,7 @@ def test_rows_without_a_word_are_never_chosen_and_leave_again(tmp_path):
     whole.save(str(folder / "tokenizer.json"))
     saved = read(folder)
     never = tuple(i for i in range(64) if i not in names.values())
-    assert saved.tokenizer.vocab_size == 64 and saved.tokenizer.special == (0, never)
+    assert saved.tokenizer.vocab_size == 64 and (saved.tokenizer.eos, saved.tokenizer.never) == (0, never)
     assert {*continued(saved, "b c", max_new_tokens=20).split()} <= {*names}
     path = str(tmp_path / "read.safetensors")
     assert main(["to-hf", path, str(tmp_path / "again")]) == 0
@@ -798,7 +791,8 @@ def test_rows_without_a_word_are_never_chosen_and_leave_again(tmp_path):
     assert words.decode([1, 9], skip_special_tokens=True) == "b c"
     back = read(tmp_path / "again")
     assert bytes_of(back) == bytes_of(saved)
-    assert back.tokenizer.special == saved.tokenizer.special
+    assert back.tokenizer.eos == saved.tokenizer.eos
+    assert back.tokenizer.never == saved.tokenizer.never
 
 
 def test_what_is_not_done_is_said(folder, tmp_path, capsys):
@@ -889,7 +883,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(
     before = sorted(tmp_path.rglob("*"))
     assert main(["from-gpt2", str(folder), str(tmp_path / "m")]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and re.fullmatch("convert: error: [^\n]+\n", err), err
+    assert out == "" and re.fullmatch("minigpt: error: [^\n]+\n", err), err
     assert re.search(reason, err), err
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -913,7 +907,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(
     line = words.format(ours=tmp_path / "ours", folder=folder, home=tmp_path)
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
-    assert out == "" and re.fullmatch("convert: error: [^\n]+\n", err), err
+    assert out == "" and re.fullmatch("minigpt: error: [^\n]+\n", err), err
     assert re.search(reason, err), err
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
@@ -924,7 +918,7 @@ def test_a_folder_that_cannot_be_finished_is_not_begun(tmp_path, monkeypatch, ca
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(convert, "save_file", fail)
+    monkeypatch.setattr(gpt2, "save_file", fail)
     assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "hf")]) == 2
     assert "disk full" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
@@ -952,7 +946,7 @@ def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
     status, out, err = shell(PROGRAM, "from-gpt2", folder, path)
     assert status == 0 and err == "" and out.count("\n") == 1
     assert f'minigpt.py generate --checkpoint "{path}"' in out
-    status, out, err = shell(ROOT / "minigpt.py", "generate", "--checkpoint", path,
+    status, out, err = shell(PROGRAM, "generate", "--checkpoint", path,
                              "--prompt", "ῥεῖ", "--temperature", 0, "--num-samples", 2,
                              "--max-new-tokens", 40)
     text = write(load_checkpoint(path), "ῥεῖ", temperature=0.0, max_new_tokens=40)
@@ -968,14 +962,15 @@ def test_without_the_library_one_line_says_what_to_install(
         folder, tmp_path, monkeypatch, capsys):
     read(folder)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    bare = runpy.run_path(str(PROGRAM))["main"]
+    monkeypatch.setitem(minigpt.TOKENIZERS, ForeignTokenizer.kind, ForeignTokenizer)
+    bare = runpy.run_path(str(PROGRAM))["run_words"]
     for words in (["to-hf", str(SHIPPED), str(tmp_path / "new")],
                   ["from-gpt2", str(folder), str(tmp_path / "new")]):
-        assert bare(words) == 2
+        assert minigpt.main(words, bare) == 2
         assert capsys.readouterr().err == (
-            'convert: error: install tokenizers: pip install -e ".[hf]"\n')
-    assert minigpt.main(["generate", "--checkpoint",
-                         str(tmp_path / "read.safetensors")]) == 2
+            'minigpt: error: install tokenizers: pip install -e ".[hf]"\n')
+    words = ["generate", "--checkpoint", str(tmp_path / "read.safetensors")]
+    assert minigpt.main(words, bare) == 2
     err = capsys.readouterr().err
     assert 'pip install -e ".[hf]"' in err and err.count("\n") == 1
     assert not (tmp_path / "new").exists()
@@ -988,11 +983,23 @@ def test_the_module_needs_none_of_it():
     assert (status, out, err) == (0, "15500\n", "")
 
 
+def test_minigpt_itself_sends_such_a_checkpoint_here(folder, monkeypatch, capsys):
+    read(folder)
+    path = folder.parent / "read.safetensors"
+    monkeypatch.delitem(minigpt.TOKENIZERS, ForeignTokenizer.kind)
+    for words in (["generate", "--checkpoint", str(path)],
+                  ["train", "--init", str(path), "--run", str(folder / "run")]):
+        assert minigpt.main(words) == 2
+        assert capsys.readouterr().err.endswith(
+            "of the kind tokenizers, not ours: use it with gpt2.py generate\n")
+    assert not (folder / "run").exists()
+
+
 def test_a_checkpoint_that_names_no_tokenizer_is_refused(folder):
     saved = read(folder)
     for wrong in ("ba", "{}x{", "[1]", '[0, "{}"]', saved.tokenizer.characters[:-1]):
         with pytest.raises(Exception):
-            minigpt.open_tokenizer(wrong)
+            ForeignTokenizer(wrong)
     with pytest.raises(MiniGPTError, match="whole MiniGPT"):
         saved.tokenizer.characters = "ba"
         saved.save(folder / "m")

@@ -137,8 +137,7 @@ def test_what_a_link_leads_to_is_never_emptied(checkout, python, tmp_path):
 
 FILES = {f"minigpt_files/{name}": ROOT / name for name in (
     "data/python-stdlib.tar.xz", "data/python-stdlib.LICENSE",
-    "checkpoints/pretrained.safetensors", "checkpoints/CARD.md",
-    "checkpoints/convert.py")}
+    "checkpoints/pretrained.safetensors", "checkpoints/CARD.md")}
 
 
 @pytest.fixture(scope="module")

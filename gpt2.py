@@ -1,7 +1,8 @@
 """Let a model out of the nest, and GPT-2 in.
 
-    python checkpoints/convert.py to-hf CHECKPOINT OUTDIR
-    python checkpoints/convert.py from-gpt2 FOLDER CHECKPOINT
+    python gpt2.py to-hf CHECKPOINT OUTDIR        a folder for transformers
+    python gpt2.py from-gpt2 FOLDER CHECKPOINT    a checkpoint of such a folder
+    python gpt2.py generate --checkpoint FILE     write with it, as minigpt does
 
 Tangled from book/18_out_of_the_nest.md. Needs pip install -e ".[hf]"
 """
@@ -18,10 +19,11 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-sys.path.append(f"{sys.path[0]}/..")  # where minigpt.py is
-from minigpt import (PAD, SPECIAL_TOKENS, UNK, Checkpoint, MiniGPT,
-                     MiniGPTError, ModelConfig, Tokenizer, Undrawn,
-                     load_checkpoint, rebuild, require)
+
+from minigpt import (COMMANDS, PAD, SPECIAL_TOKENS, TOKENIZERS, UNK, Checkpoint,
+                     MiniGPT, MiniGPTError, ModelConfig, Tokenizer,
+                     WithoutDrawing, brief, load_checkpoint, main, rebuild,
+                     require, run_command)
 
 
 # 18. Out of the nest (book/18_out_of_the_nest.md) ----------------------------
@@ -71,7 +73,7 @@ def our_tensors(folder: Path, config: dict) -> dict[str, torch.Tensor]:
     require(bool(found), f"{folder} has no weights: add its *.safetensors")
     if config.get("tie_word_embeddings", True):
         found["lm_head.weight"] = found.get("transformer.wte.weight")
-    with torch.device("meta"), Undrawn():
+    with torch.device("meta"), WithoutDrawing():
         model = MiniGPT(ModelConfig(**our_shape(config)))
     due = {theirs(*pair)[0]: pair[0] for pair in model.named_parameters()}
     lacks, more = sorted(due.keys() - found), sorted(found.keys() - due)
@@ -120,9 +122,10 @@ def growing(words, ids: Iterable[int], read: list[int]) -> Iterator[str]:
     yield words.decode(held)[shown:]
 
 
-class BytePairs:
+class ForeignTokenizer:
     """A tokenizer from elsewhere. `characters` is JSON: an id that ends a text
     (-1: none does), the library's file, and what is not as in `known`."""
+    kind = "tokenizers"  # the library that reads it
 
     def __init__(self, characters: str):
         require(bool(tokenizers), WITHOUT)
@@ -133,13 +136,11 @@ class BytePairs:
                           tidy=False, split=False) | dict(*more)
         self.characters, self.vocab_size = characters, self.known["rows"]
         empty = {*range(self.vocab_size)} - words
-        self.special = end, tuple(sorted(empty.union(self.known["never"])))
+        self.eos = end
+        self.never = tuple(sorted(empty.union(self.known["never"])))
         added = self.whole.get_added_tokens_decoder().items()
         self.silent = {*self.known["ends"]} | {i for i, t in added if t.special}
         self.whole.encode_special_tokens = self.known["split"]
-
-    to_id = property(lambda _: require(False, "train reads characters, and the "
-                     "model pieces of words: fine-tune it with transformers"))
 
     def encode(self, text: str, errors: str = "strict") -> torch.Tensor:
         """The ids of a text (n,), at least one; MiniGPTError if it has none."""
@@ -162,6 +163,9 @@ class BytePairs:
         return growing(self, ids, [*read])
 
 
+TOKENIZERS[ForeignTokenizer.kind] = ForeignTokenizer
+
+
 def their_tokenizer(saved: Checkpoint):
     """The tokenizer of a checkpoint, as the library has it."""
     if not isinstance(saved.tokenizer, Tokenizer):
@@ -180,7 +184,7 @@ def their_tokenizer(saved: Checkpoint):
 
 def their_files(saved: Checkpoint) -> dict[str, dict]:
     """What stands in the texts of a folder, by the files' names."""
-    whole, (eos, never) = their_tokenizer(saved), saved.tokenizer.special
+    whole, eos = their_tokenizer(saved), saved.tokenizer.eos
     known = dict(ends=[eos], start=eos, pad=PAD, unk=UNK, split=True,
                  tidy=False, special=(PAD, eos, UNK))
     if not isinstance(saved.tokenizer, Tokenizer):
@@ -196,7 +200,8 @@ def their_files(saved: Checkpoint) -> dict[str, dict]:
     sizes = {k: getattr(saved.model.config, v) for k, v in SIZES.items()}
     sizes |= dict(architectures=["GPT2LMHeadModel"], tie_word_embeddings=False)
     return {"config": FIXED | sizes | ids,
-            "generation_config": ids | {"suppress_tokens": never or None},
+            "generation_config": ids | {
+                "suppress_tokens": saved.tokenizer.never or None},
             "tokenizer": json.loads(whole.to_str()),
             "tokenizer_config": names | {
                 "tokenizer_class": "PreTrainedTokenizerFast",
@@ -363,7 +368,7 @@ UNHEEDED = dict(repetition_penalty=1, no_repeat_ngram_size=0, num_beams=1,
 
 def habits(folder: Path, config: dict) -> tuple[dict, list[str]]:
     """How a folder wants a text to begin and end, and what never to stand in
-    it, as in BytePairs.known; the names of what else it wants."""
+    it, as in ForeignTokenizer.known; the names of what else it wants."""
     path, said = folder / "generation_config.json", {"eos_token_id": 50256}
     said = read_json(path) if path.exists() else said | config
 
@@ -393,50 +398,53 @@ def from_gpt2(folder: Path, path: Path) -> str:
     require(size <= rows, f"a tokenizer of {size} ids, and a model of {rows}: "
             "take the tokenizer that the model was trained with")
     known, more = habits(folder, config)
-    before = []
+    before, kind = [], ForeignTokenizer.kind
     if names == [*SPECIAL_TOKENS, *sorted("".join(names[3:]))] and size == rows:
-        characters, before = "".join(names[3:]), whole.encode("").ids  # ours
+        characters, kind = "".join(names[3:]), Tokenizer.kind
+        before = whole.encode("").ids
     else:
         tidy = said.get("clean_up_tokenization_spaces", False)
         known |= dict(rows=rows, split=said.get("split_special_tokens", False),
                       tidy=tidy and "BPE" not in repr(whole.model)[:9])
         characters = json.dumps([known["ends"][0], whole.to_str(), known])
     meta = dict(step=0, best_loss=None, fingerprint="", before=before,
-                characters=characters, model=shape, train={})
+                tokenizer=kind, characters=characters, model=shape, train={})
     saved = rebuild(meta, tensors)
     as_gpt2(saved.model)
     saved.save(path)
     without = f" (without the folder's {', '.join(more)})" if more else ""
-    return (f"{path} is a checkpoint{without}; python minigpt.py generate "
+    return (f"{path} is a checkpoint{without}; python gpt2.py generate "
             f'--checkpoint "{path}" --prompt "..." writes with it')
 
 
-def main(words: list[str]) -> int:
-    """Run a command line; return the exit status."""
-    try:
-        if {"-h", "--help"} & {*words}:
-            print(__doc__.strip())
-            return 0
-        commands = {"to-hf": to_hf, "from-gpt2": from_gpt2}
-        require(len(words) == 3 and words[0] in commands, f"{words} is no "
-                "command: give to-hf CHECKPOINT OUTDIR or from-gpt2 FOLDER "
-                "CHECKPOINT (--help says more)")
-        source, made = map(Path, words[1:])
-        require(not made.exists(), f"{made} is there already: name another")
-        require(made.parent.is_dir(), f"{made.parent} is no folder: make it")
-        require(bool(tokenizers), WITHOUT)
-        print(commands[words[0]](source, made))
+def run_words(words: list[str] | None = None) -> int:
+    """Run a command line (default: sys.argv), whose errors are raised."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["generate"]:
+        return run_command(words, {"generate": COMMANDS["generate"]})
+    if {"-h", "--help"} & {*words}:
+        print(__doc__.strip())
         return 0
-    except MiniGPTError as error:
-        reason = str(error)
+    commands = {"to-hf": to_hf, "from-gpt2": from_gpt2}
+    require(len(words) == 3 and words[0] in commands, f"{words} is no command: "
+            "give to-hf CHECKPOINT OUTDIR, from-gpt2 FOLDER CHECKPOINT, or "
+            "generate (--help says more)")
+    source, made = map(Path, words[1:])
+    require(not made.exists(), f"{made} is there already: name another")
+    require(made.parent.is_dir(), f"{made.parent} is no folder: make it")
+    require(bool(tokenizers), WITHOUT)
+    try:
+        print(commands[words[0]](source, made))
+    except MiniGPTError:
+        raise
     except Exception as error:  # of a foreign folder, it may be any
-        reason = f"{words[1]} does not fit ({type(error).__name__}: {error})"
-    print("convert: error:", *reason.split(), file=sys.stderr)
-    return 2
+        raise MiniGPTError(f"{source} does not fit ({type(error).__name__}: "
+                           f"{brief(error)})") from None
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(run=run_words))
 
 
-# tangled: b35c9f67a8245e628e2db0b47b567f7b8d22f3853b0bbabdf25ffe3870d5ec3b
+# tangled: 2ac603a423f29cc46cb0c4734755fe04801f64647e5b24dec4ba142e6dd711fd
