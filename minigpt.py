@@ -5,7 +5,7 @@
     python minigpt.py --help      all the rest
 
 Generated from the chapters of a book, book/NN_*.md: edit those, then run
-`python book/tangle.py`. Their order is the order here:
+`python book/_tools/tangle.py`. Their order is the order here:
 
     1 a program you can read     6 many heads     12 learning
     2 text into numbers          7 the block      13 checkpoints
@@ -1648,4 +1648,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 30e9b9065278ec4a155b4584bdb86b7e57c992f73421d8188875e7014187ca64
+# tangled: 11aaafd7aa3ad07c028a4ad7b6042d76a209e5cf6fdee3353c1675d7f665b558

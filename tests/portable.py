@@ -33,7 +33,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools")]
 
 import tangle
 

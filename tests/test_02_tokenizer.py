@@ -7,7 +7,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import EOS, PAD, SPECIAL_TOKENS, UNK, MiniGPTError, Tokenizer
 
 encode_slowly = oracle("tokenizer", "encode_slowly", vars(minigpt))

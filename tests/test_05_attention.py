@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import attention
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import ModelConfig, MultiHeadAttention
 
 HeadsOneByOne = oracle("heads", "HeadsOneByOne", vars(minigpt))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import MLP, Block, ModelConfig
 
 gelu_by_hand = oracle("block", "gelu_by_hand", vars(minigpt))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import MiniGPT, ModelConfig, count_parameters, make_configs
 
 SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=3,

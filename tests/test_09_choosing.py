@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import (
     EOS,
     PAD,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import minigpt
-from book.tangle import oracle
+from tangle import oracle
 from minigpt import (EOS, IGNORED, Dataset, MiniGPT, MiniGPTError, TrainConfig,
                      cross_entropy, evaluate, learning_rate, make_configs,
                      make_optimizer, pick_machine, training_step)

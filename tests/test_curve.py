@@ -1,4 +1,4 @@
-"""book/curve.py, on small runs written here and on the book's."""
+"""book/_tools/curve.py, on small runs written here and on the book's."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 import curve
 
-RUNS = Path(curve.__file__).parent / "runs"
+RUNS = Path(curve.__file__).parents[1] / "runs"
 
 
 def write_run(folder: Path, *records) -> Path:
@@ -63,7 +63,7 @@ def test_without_matplotlib_one_line_says_what_to_make(tmp_path, monkeypatch, ca
     assert curve.main([str(write_run(tmp_path, *STEPS))]) == 2
     assert capsys.readouterr().err == (
         "curve: error: matplotlib is not installed: make .venv/book, then "
-        ".venv/bin/python book/curve.py\n")
+        ".venv/bin/python book/_tools/curve.py\n")
 
 
 @pytest.fixture

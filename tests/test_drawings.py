@@ -15,7 +15,7 @@ import hypertext
 import matplotlib
 import matplotlib.pyplot as plt
 
-BOOK = Path(drawings.__file__).parent
+BOOK = Path(drawings.__file__).parents[1]
 DRAWN = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
 CSS = (BOOK / "_static" / "figures.css").read_text("utf-8")
 LIGHT = {name: colour for colour, name in drawings.COLOURS.items()}

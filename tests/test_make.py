@@ -33,9 +33,9 @@ else:
 def checkout(tmp_path) -> Path:
     """A folder with what `make .venv/base` reads."""
     folder = tmp_path / "checkout"
-    (folder / "book").mkdir(parents=True)
+    (folder / "book" / "_tools").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt",
-                 "book/environment.py"):
+                 "book/_tools/environment.py"):
         shutil.copy(ROOT / name, folder / name)
     return folder
 

@@ -9,9 +9,8 @@ import traceback
 from pathlib import Path
 
 import pytest
+import tangle
 from jupytext.myst import myst_to_notebook
-
-from book import tangle
 
 FRONT = """\
 ---
@@ -942,8 +941,9 @@ def test_a_companion_outside_or_of_another_kind_is_refused(two_files, run, file)
 
 
 def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
-    shutil.copy(tangle.__file__, book.parent / "book")
-    script = str(book.parent / "book" / "tangle.py")
+    tools = book.parent / "book" / "_tools"
+    tools.mkdir()
+    script = shutil.copy(tangle.__file__, tools)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for argv, status in ([], 0), (["--check"], 0), (["--che"], 2):
@@ -962,4 +962,4 @@ def test_without_jupytext_one_line_says_what_to_make(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "tangle: error: no jupytext here: make .venv/test first, then "
-        ".venv/bin/python book/tangle.py where 431\n")
+        ".venv/bin/python book/_tools/tangle.py where 431\n")

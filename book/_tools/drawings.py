@@ -11,6 +11,7 @@ import re
 from html import escape
 from pathlib import Path
 
+import tangle
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -21,7 +22,7 @@ COLOURS = {  # of the light theme; figures.py and the drawings use no others
     "#2069b0": "blue", "#c2410c": "orange", "#23784a": "green",
     "#7a4bb3": "violet", "#0a7d91": "teal",
 }
-MODEL = Path(__file__).parent / "_static" / "drawings" / "model.svg"
+MODEL = tangle.TOC.parent / "book" / "_static" / "drawings" / "model.svg"
 APART = re.compile(r"<(metadata|style|title|desc)\b.*?</\1>|<!--.*?-->", re.S)
 TAG = re.compile(r"<[^>]+>")
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")

@@ -1,8 +1,8 @@
 """Make the folder .venv for the Makefile.
 
-    PYTHON book/environment.py check        what this Python lacks, in a line
-    PYTHON book/environment.py other .venv  "anew", unless .venv is fit for it
-    PYTHON book/environment.py make .venv   make it anew, unless it is
+    PYTHON book/_tools/environment.py check        what this Python lacks, in a line
+    PYTHON book/_tools/environment.py other .venv  "anew", unless .venv is fit for it
+    PYTHON book/_tools/environment.py make .venv   make it anew, unless it is
 
 An environment is fit if a Python of the same version made it and what was
 installed first came to its end: until then it holds a file `unfinished`.

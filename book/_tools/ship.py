@@ -1,6 +1,6 @@
 """Make a run's best weights the model that comes with the book, with a card.
 
-    python book/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium
 
 Writes checkpoints/pretrained.safetensors, the weights alone in bfloat16, and
 beside it CARD.md: what it was trained on, how, for how long, how good it is.
@@ -33,7 +33,7 @@ by this program on {day}.
 Made again by
 
     {command}
-    python book/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
 """

@@ -1,7 +1,7 @@
 """Draw how a run of yours learned: its losses, over steps on a log axis.
 
-    python book/curve.py checkpoints/laptop
-    python book/curve.py checkpoints/mine --beside book/runs/laptop --out mine.png
+    python book/_tools/curve.py checkpoints/laptop
+    python book/_tools/curve.py checkpoints/mine --beside book/runs/laptop --out mine.png
 
 Writes curve.svg into the run's folder, or the file you name. The training loss is
 a mean over neighbouring steps, a validation loss is as it was measured; the run
@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # figures.py is there
 BINS = 25  # means for each factor of ten of steps
 
 
@@ -67,7 +68,7 @@ def draw(run: Path, beside: Path | None, out: Path) -> str:
         import matplotlib
     except ImportError:
         raise CurveError("matplotlib is not installed: make .venv/book, then "
-                         ".venv/bin/python book/curve.py") from None
+                         ".venv/bin/python book/_tools/curve.py") from None
     matplotlib.use("Agg")
     import figures
     from matplotlib import pyplot as plt

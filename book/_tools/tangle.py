@@ -1,11 +1,11 @@
 """Tangle the chapters of the book into `minigpt.py`.
 
-    python book/tangle.py                  write minigpt.py
-    python book/tangle.py --force          ... though somebody has edited it
-    python book/tangle.py --check          exit 1, with a diff, if it is stale
-    python book/tangle.py --until 05       print the program after chapter 5
-    python book/tangle.py where 431        say which chapter holds line 431
-    python book/tangle.py where < tb.log   make a traceback name the chapters
+    python book/_tools/tangle.py                  write minigpt.py
+    python book/_tools/tangle.py --force          ... though somebody has edited it
+    python book/_tools/tangle.py --check          exit 1, with a diff, if it is stale
+    python book/_tools/tangle.py --until 05       print the program after chapter 5
+    python book/_tools/tangle.py where 431        say which chapter holds line 431
+    python book/_tools/tangle.py where < tb.log   make a traceback name the chapters
 
 The program is every code cell tagged `tangle`, in the order of `_toc.yml`, with
 a banner before each chapter. A chapter is a page named `NN_slug.md`. One whose
@@ -42,10 +42,10 @@ except ImportError as error:
     if __name__ != "__main__":
         raise
     print(f"tangle: error: no {error.name} here: make .venv/test first, then "
-          f".venv/bin/python book/tangle.py", *sys.argv[1:], file=sys.stderr)
+          f".venv/bin/python book/_tools/tangle.py", *sys.argv[1:], file=sys.stderr)
     sys.exit(2)
 
-TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
+TOC = Path(__file__).resolve().parents[2] / "_toc.yml"
 MODULE = "minigpt.py"
 SEAL = "# tangled: "  # and the sha256 of what is above
 TAGS = (

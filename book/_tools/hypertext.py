@@ -96,7 +96,7 @@ def last_line(first: int, cell: tangle.Cell) -> int:
 def outdated(app: Sphinx, env, added: set, changed: set,
              removed: set) -> set[str]:
     """All pages, if the program or what they plot is not what it was."""
-    folder, total = Path(__file__).parent, hashlib.sha256()
+    folder, total = tangle.TOC.parent / "book", hashlib.sha256()
     for path in (tangle.TOC.with_name("minigpt.py"), *sorted(
             p for p in folder.rglob("*") if p.suffix in (".py", ".json", ".jsonl"))):
         total.update(path.read_bytes())

@@ -1,6 +1,6 @@
 """Build the HTML book, and say in the last line which cell failed, if one did.
 
-    python book/build.py
+    python book/_tools/build.py
 
 Jupyter Book does the work; warnings are errors. A cell that fails ends the build
 with a traceback of a hundred lines, whose numbers count from the cell. The last

@@ -1,6 +1,6 @@
 """Keep a run for the book: its text files, and what it wrote at growing steps.
 
-    python book/record.py checkpoints/medium medium [SNAPSHOT ...]
+    python book/_tools/record.py checkpoints/medium medium [SNAPSHOT ...]
 
 Copies run.json, metrics.jsonl and samples.jsonl to book/runs/NAME, where the
 pages plot them, and adds the commit to run.json. Of the steps after the first
@@ -45,7 +45,7 @@ def texts(snapshot: Path, val: np.ndarray, count: int = 64) -> dict:
 
 
 def main(source: str, name: str, *snapshots: str) -> None:
-    target = Path(__file__).parent / "runs" / name
+    target = Path(__file__).resolve().parents[1] / "runs" / name
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(source, "samples.jsonl"), target / "samples.jsonl")
     lines = Path(source, "metrics.jsonl").read_text("utf-8").splitlines(True)

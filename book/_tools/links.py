@@ -234,7 +234,7 @@ def warn_unlinked(app: Sphinx, env) -> None:
         for line, name in unlinked(page, app.torch_names):
             log.warning(f"{name} has no address in {TORCH_NAMES.name}",
                         location=(page_name(page), line))
-    for page in {*Path(__file__).parent.glob("*.md")} - {*tangle.pages()}:
+    for page in {*TORCH_NAMES.parents[1].glob("*.md")} - {*tangle.pages()}:
         log.warning(f"not in {tangle.TOC.name}", location=f"{page}:1")
 
 
