@@ -17,7 +17,6 @@ website = pytest.importorskip(
     "website", reason="needs what builds the book: make .venv/book")
 
 import hypertext  # noqa: E402
-import links  # noqa: E402
 import mathematics  # noqa: E402
 from docutils import nodes  # noqa: E402
 
@@ -91,41 +90,6 @@ def test_without_the_zip_a_notebook_says_what_is_missing(tmp_path):
     done = subprocess.run([sys.executable, "-c", website.FETCH.format(base="")],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "put minigpt.zip" in done.stderr
-
-
-def test_a_card_tells_the_signature_and_what_it_is_for():
-    book = links.cards(hypertext.Book().parts)
-    signature, text = book["cross_entropy"]
-    assert signature.startswith("def cross_entropy(logits: Tensor, targets: Tensor")
-    assert text and "\n\n" not in text
-    assert book["EOS"][0].count("\n") == 0
-
-
-@pytest.mark.parametrize("source, own", [
-    ("def f(write):\n    rows = write\n", {"write", "rows"}),
-    ("def f():\n    global RANK\n    RANK = 1\n", set()),
-    ("train = 1\n", set())])
-def test_parameters_and_local_variables_are_not_the_program_s(source, own):
-    assert links.locals_of(source) == own
-
-
-def test_what_a_page_imports_is_the_program_s_though_a_solution_redefines_it(tmp_path):
-    page = tmp_path / "01_a.md"
-    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
-                    "# A\n\n```{code-cell} python\nfrom minigpt import Block\n"
-                    "naive = 1\n```\n\n```{code-cell} python\nclass Block: pass\n```\n")
-    assert links.own_names(page) == {"naive"}
-
-
-@pytest.mark.parametrize("code, found", [
-    ("torch.nope(1)", [(7, "torch.nope")]), ("F.gelu(x)", []),
-    ("x.torch.nope", []), ("torch.cuda.is_available()", [])])
-def test_a_name_of_pytorch_without_an_address_is_found(tmp_path, code, found):
-    page = tmp_path / "01_a.md"
-    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
-                    f"# A\n\n```{{code-cell}} python\n{code}\n```\n")
-    assert [*links.unlinked(page, links.torch_names())] == [
-        (line, name) for line, name in found]
 
 
 def test_a_formula_becomes_mathml_with_its_source():

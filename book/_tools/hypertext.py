@@ -3,7 +3,7 @@
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
 of a companion say which of its lines); the directive `whole-program` shows the
 program, each part linked back to its cell; `every-name` lists the definitions. (What
-else links is the work of `links.py`.)
+else links is the work of `names.py`, `glossary.py` and `citations.py`.)
 """
 
 import ast
@@ -15,9 +15,11 @@ import tangle
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 PROGRAM_PAGE = "book/A2_program"
+log = logging.getLogger(__name__)
 
 
 class Book:
@@ -53,6 +55,15 @@ def per_page(handler):
             handler(app, doctree, docname)
 
     return each
+
+
+def enclosed(node: nodes.Node) -> bool:
+    """Whether a node stands in a link, a heading or a caption of its own."""
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, nodes.reference | nodes.title | nodes.rubric):
+            return True
+    return False
 
 
 def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
@@ -102,6 +113,12 @@ def outdated(app: Sphinx, env, added: set, changed: set,
         total.update(path.read_bytes())
     before, env.program_digest = getattr(env, "program_digest", None), total.digest()
     return set() if before == env.program_digest else set(env.found_docs)
+
+
+def warn_unlisted(app: Sphinx, env) -> None:
+    """A page that the table of contents has not is a fault."""
+    for page in {*(tangle.TOC.parent / "book").glob("*.md")} - {*tangle.pages()}:
+        log.warning(f"not in {tangle.TOC.name}", location=f"{page}:1")
 
 
 # --- what stands on the pages ----------------------------------------------
@@ -243,6 +260,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("whole-program", ProgramDirective)
     app.add_directive("every-name", NamesDirective)
     app.connect("env-get-outdated", outdated)
+    app.connect("env-check-consistency", warn_unlisted)
     app.connect("doctree-resolved", label_cells)
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)

@@ -235,6 +235,8 @@ def settle(app: Sphinx, config) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("chapter-cards", CardsDirective)
+    for name in ("scroll.js", "print.js"):
+        app.add_js_file(name, loading_method="defer")
     app.connect("config-inited", settle)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)

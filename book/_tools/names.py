@@ -1,13 +1,10 @@
-"""A Sphinx extension: names, terms and references lead to where they are explained.
+"""A Sphinx extension: names in code lead to where they are explained.
 
-Names in highlighted code and in inline code link to the cell that defines them, and
-carry a card with signature and docstring (shown by `_static/cards.js`); those of PyTorch
-link to its documentation. A term of the glossary links at its first use on a page, from
-the chapter on that explains it. Each reference says which chapters cite it.
+Names in highlighted code and in inline code link to the cell that defines them; those
+of PyTorch link to its documentation, by a table of what the book uses.
 """
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -17,11 +14,7 @@ from pathlib import Path
 
 import tangle
 from docutils import nodes
-from hypertext import page_name, per_page
-from pybtex.plugin import register_plugin
-from pybtex.richtext import Text
-from pybtex.style.formatting.unsrt import Style
-from pybtex.style.labels import BaseLabelStyle as LabelStyle
+from hypertext import enclosed, page_name, per_page
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -30,7 +23,6 @@ TORCH_DOCS = f"https://docs.pytorch.org/docs/{VERSION}/"  # of the version in us
 TORCH_NAMES = Path(__file__).with_name("torch_names.txt")
 TORCH_ALIASES = {"F": "torch.nn.functional", "nn": "torch.nn", "torch": "torch"}
 NO_PAGE = {"torch.__version__"}  # names of PyTorch that have none
-GLOSSARY, REFERENCES = "book/A1_notation", "book/A4_references"
 BLOCK = re.compile(r'<div class="highlight">.*?</pre></div>', re.DOTALL)
 TOKENS = re.compile(  # a dotted name, but no attribute of a call and no keyword
     r'(?<!<span class="o">\.</span>)<span class="n[a-z]*">\w+</span>'
@@ -42,7 +34,7 @@ Local = set[str]  # names that are not the program's in some place
 log = logging.getLogger(__name__)
 
 
-# --- names -----------------------------------------------------------------
+# --- names of PyTorch --------------------------------------------------------
 
 
 def torch_names() -> dict[str, str]:
@@ -79,6 +71,9 @@ def known(name: str, table: dict[str, str]) -> str | None:
     words = name.split(".")
     names = (".".join(words[:n]) for n in range(len(words), 1, -1))
     return next((name for name in names if name in table), None)
+
+
+# --- names of the program ----------------------------------------------------
 
 
 def bound(node: ast.AST) -> Iterator[str]:
@@ -118,24 +113,7 @@ def locals_of(source: str) -> Local:
     return names
 
 
-def signature(node: ast.AST, source: str) -> str:
-    """The first line of a definition, or its lines up to the colon."""
-    lines = source.split("\n")
-    last = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno
-    head = " ".join(line.strip() for line in lines[node.lineno - 1:last])
-    return head.replace("( ", "(") if len(head) < 200 else head[:199] + "…"
-
-
-def cards(parts) -> dict[str, tuple[str, str]]:
-    """Signature and first paragraph of the docstring of each definition."""
-    found = {}
-    for *_, cell in parts:
-        for node in ast.parse(cell.source).body:
-            has_text = isinstance(node, ast.FunctionDef | ast.ClassDef)
-            told = (ast.get_docstring(node) or "") if has_text else ""
-            for name, _ in tangle.bindings(node):
-                found[name] = (signature(node, cell.source), told.split("\n\n")[0])
-    return found
+# --- on the pages ------------------------------------------------------------
 
 
 class Addresses:
@@ -219,121 +197,17 @@ def link_inline(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                     classes=found[0].split()))
 
 
-def enclosed(node: nodes.Node) -> bool:
-    """Whether a node stands in a link, a heading or a caption of its own."""
-    while node.parent is not None:
-        node = node.parent
-        if isinstance(node, nodes.reference | nodes.title | nodes.rubric):
-            return True
-    return False
-
-
 def warn_unlinked(app: Sphinx, env) -> None:
-    """A name of PyTorch without an address, or a page that no list has, is a fault."""
+    """A name of PyTorch without an address is a fault."""
     for page in tangle.pages():
         for line, name in unlinked(page, app.torch_names):
             log.warning(f"{name} has no address in {TORCH_NAMES.name}",
                         location=(page_name(page), line))
-    for page in {*TORCH_NAMES.parents[1].glob("*.md")} - {*tangle.pages()}:
-        log.warning(f"not in {tangle.TOC.name}", location=f"{page}:1")
-
-
-def write_cards(app: Sphinx) -> None:
-    """Write the cards' texts to a script, which a page reads from any place."""
-    if app.builder.format == "html":
-        parts = [*app.book.parts, *sum(app.book.companions.values(), [])]
-        file = Path(app.outdir, "_static", "names.js")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"const NAMES = {json.dumps(cards(parts))};\n", "utf-8")
-
-
-# --- terms and references --------------------------------------------------
-
-
-def read_terms(app: Sphinx, env) -> None:
-    """Note the terms of the glossary: from which chapter on they link, and their id."""
-    app.terms = {}
-    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
-        term = next(item.findall(nodes.term))
-        numbers = re.findall(r"hapters? (\d+)", item.astext())
-        app.terms[term.astext()] = int(numbers[0]) if numbers else 1, term["ids"][0]
-
-
-@per_page
-def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Link each term of the glossary where a page uses it first."""
-    chapter = tangle.CHAPTER.fullmatch(Path(docname).name)
-    if chapter is None or app.builder.format != "html":
-        return
-    there = app.builder.get_relative_uri(docname, GLOSSARY)
-    wanted = {term: id_ for term, (first, id_) in app.terms.items()
-              if first <= int(chapter[1])}
-    for text in list(doctree.findall(nodes.Text)):
-        if not wanted:
-            return
-        if not isinstance(text.parent, nodes.paragraph) or enclosed(text):
-            continue
-        words = "|".join(sorted(map(re.escape, wanted), key=len, reverse=True))
-        match = re.search(rf"(?<![\w-])({words})(?![\w-])", text)
-        if match:
-            link = nodes.reference(
-                "", match[1], refuri=f"{there}#{wanted.pop(match[1])}",
-                internal=True, classes=["term"])
-            text.parent.replace(text, [nodes.Text(text[:match.start()]), link,
-                                       nodes.Text(text[match.end():])])
-
-
-@per_page
-def cited_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """After each reference, link the chapters that cite it."""
-    if docname != REFERENCES:
-        return
-    domain = app.env.get_domain("cite")
-    keys = {citation.citation_id: citation.key for citation in domain.citations}
-    for node in doctree.findall(nodes.citation):
-        key = next(keys[id_] for id_ in node["ids"] if id_ in keys)
-        places = {ref.docname: ref.citation_ref_id for ref in reversed(domain.citation_refs)
-                  if key in {target.key for target in ref.targets}}
-        line = nodes.inline("", " Cited in ", classes=["cited"])
-        for n, (page, id_) in enumerate(sorted(places.items())):
-            number = tangle.CHAPTER.fullmatch(Path(page).name)
-            title = f"chapter {int(number[1])}" if number else "the appendix"
-            there = app.builder.get_relative_uri(docname, page)
-            line += [nodes.Text(", " * (n > 0)), nodes.reference(
-                "", title, refuri=f"{there}#{id_}", internal=True)]
-        if places:
-            node[-1] += [line, nodes.Text(".")]
-
-
-class AuthorYear(LabelStyle):
-    """Labels of references as the text cites them: Vaswani et al., 2017."""
-
-    def format_labels(self, entries) -> Iterator[str]:
-        for entry in entries:
-            names = [" ".join(person.prelast_names + person.last_names)
-                     for person in entry.persons["author"]]
-            names = [str(Text.from_latex(name)) for name in names]
-            several = len(entry.persons["author"]) > 2
-            told = f"{names[0]} et al." if several else " and ".join(names)
-            yield f"{told}, {entry.fields['year']}"
-
-
-class ByAuthor(Style):
-    """The list of references, in the order of authors and years."""
-
-    default_label_style, default_sorting_style = AuthorYear, "author_year_title"
 
 
 def setup(app: Sphinx) -> dict:
-    register_plugin("pybtex.style.formatting", "by_author", ByAuthor)
     app.torch_names = torch_names()
-    for name in ("names.js", "cards.js", "scroll.js", "print.js"):
-        app.add_js_file(name, loading_method="defer")
-    app.connect("builder-inited", write_cards)
     app.connect("env-check-consistency", warn_unlinked)
-    app.connect("env-updated", read_terms)
     app.connect("doctree-resolved", link_inline)
-    app.connect("doctree-resolved", link_terms)
-    app.connect("doctree-resolved", cited_by)
     app.connect("html-page-context", link_code)
     return {"version": "1", "parallel_read_safe": True}
