@@ -69,7 +69,7 @@ def surprise(text: str, nats: Sequence[float]) -> None:
     """A text over bars: the longer its bar, the less a character was expected."""
     lines, column, row = text.count("\n") + 1, 0, 0
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
-    for character, loss in zip(text, nats):
+    for character, loss in zip(text, nats, strict=True):
         axes.text(column + 0.5, row + 0.25, character.strip(), ha="center",
                   va="center", family="monospace", fontsize=10)
         if character != "\n":
@@ -87,7 +87,7 @@ def surprise(text: str, nats: Sequence[float]) -> None:
 def guesses(counts: dict[str, Counter]) -> None:
     """The likeliest next characters after each of several contexts."""
     figure, panels = plt.subplots(1, len(counts), sharey=True, figsize=(WIDTH, 2.4))
-    for axes, (context, following) in zip(panels, counts.items()):
+    for axes, (context, following) in zip(panels, counts.items(), strict=True):
         top = following.most_common(5)
         share = [count / following.total() for _, count in top]
         places = range(len(top))
@@ -103,7 +103,8 @@ def unseen(lengths: Sequence[int], shares: dict[int, Sequence[float]],
            whole: tuple[int, float]) -> None:
     """Share of unseen contexts by length, a curve per amount of text."""
     figure, axes = plt.subplots()
-    for (n, line), color in zip(shares.items(), (ORANGE, GREEN, BLUE)):
+    for (n, line), color in zip(
+            shares.items(), (ORANGE, GREEN, BLUE), strict=False):
         axes.plot(lengths, line, color=color, marker="o", markersize=5,
                   label=f"{n:,} characters")
     axes.plot(*whole, "D", color=GREY, markersize=8, label="all of it")
@@ -128,7 +129,7 @@ def strip(text: str, ids: Sequence[int]) -> None:
     width = max(len(line) for line, _ in rows)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.95 * len(rows)))
     for y, (line, numbers) in enumerate(rows):
-        for x, (character, number) in enumerate(zip(line, numbers)):
+        for x, (character, number) in enumerate(zip(line, numbers, strict=True)):
             color = (MUTED if character.isspace() else
                      BLUE if character.isalnum() else ORANGE)
             axes.add_patch(plt.Rectangle((x + 0.05, y + 0.05), 0.9, 0.9,
@@ -149,8 +150,8 @@ def batch(inputs: Sequence[str], targets: Sequence[str]) -> None:
     """The characters of a batch, each above its target."""
     B, T = len(inputs), len(inputs[0])
     figure, axes = plt.subplots(figsize=(WIDTH, 0.72 * B))
-    for y, rows in enumerate(zip(inputs, targets)):
-        for row, text, color in zip((0, 1), rows, (BLUE, ORANGE)):
+    for y, rows in enumerate(zip(inputs, targets, strict=True)):
+        for row, text, color in zip((0, 1), rows, (BLUE, ORANGE), strict=True):
             for x, character in enumerate(text):
                 axes.text(x + 0.5, 2.6 * y + row + 0.5, visible(character),
                           color=color, fontsize=14, family="monospace",
@@ -227,11 +228,11 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
                                 figsize=(WIDTH, rows * (4.7 / columns + 0.2) + 0.4))
     figure.get_layout_engine().set(w_pad=0.01, wspace=0.02)
     names = "".join(map(visible, text))
-    for axes, (name, values) in zip(grid.flat, panels.items()):
+    for axes, (name, values) in zip(grid.flat, panels.items(), strict=False):
         finite = [[abs(x) for x in v if x != float("-inf")] for v in values]
         shares = all(x >= 0 for v in values for x in v)
         tops = [max(v if shares else sum(finite, [])) for v in finite]
-        axes.imshow([[shade(x, top) for x in v] for v, top in zip(values, tops)])
+        axes.imshow([[shade(x, top) for x in v] for v, top in zip(values, tops, strict=True)])
         axes.set_xticks(range(len(names)), names, family="monospace")
         axes.set_yticks(range(len(names)), names, family="monospace")
         axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
@@ -249,7 +250,8 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
 def by_depth(ylabel: str, lines: dict[str, Sequence[float]]) -> None:
     """Something that each layer has, from the lowest on, on a log axis."""
     figure, axes = plt.subplots()
-    for (name, line), color, marker in zip(lines.items(), (BLUE, ORANGE), "os"):
+    for (name, line), color, marker in zip(
+            lines.items(), (BLUE, ORANGE), "os", strict=False):
         axes.semilogy(range(1, len(line) + 1), line, color=color, marker=marker,
                       markersize=4, label=name)
     axes.set_xticks(range(1, len(line) + 1, 3))
@@ -268,7 +270,7 @@ def parts(bars: dict[str, dict[str, float]]) -> None:
     figure, axes = plt.subplots()
     for row, counts in enumerate(bars.values()):
         left, whole = 0.0, sum(counts.values()) / 100
-        for (name, count), color in zip(counts.items(), colors):
+        for (name, count), color in zip(counts.items(), colors, strict=False):
             axes.barh(row, count / whole, 0.6, left, color=color,
                       label=name if row == 0 else None)
             left += count / whole
@@ -288,8 +290,8 @@ def loss_at_start(measured: dict[float, float], least: float,
     axes.axhline(least, color=GREY, linewidth=0.8)
     axes.annotate("ln V", (1, least), (0, -14), ha="right",
                   xycoords=("axes fraction", "data"), textcoords="offset points")
-    axes.plot(*zip(*rule.items()), ":", color=ORANGE, label="ln V + s²/2")
-    axes.plot(*zip(*measured.items()), "o", color=BLUE, label="measured")
+    axes.plot(*zip(*rule.items(), strict=True), ":", color=ORANGE, label="ln V + s²/2")
+    axes.plot(*zip(*measured.items(), strict=True), "o", color=BLUE, label="measured")
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.3, 1, 3, 7], ["0.1", "0.3", "1", "3", "7"])
     axes.minorticks_off()
@@ -308,7 +310,7 @@ def knobs(decode: Callable, learned: Sequence[float],
     order = sorted(range(len(learned)), key=lambda i: -learned[i])[:count]
     names = [visible(decode([i])) for i in order]
     figure, panels = plt.subplots(1, len(ways), sharey=True)
-    for axes, (name, kept) in zip(panels, ways.items()):
+    for axes, (name, kept) in zip(panels, ways.items(), strict=True):
         axes.bar(range(count), [learned[i] for i in order], color=GREY,
                  alpha=0.55)
         axes.bar(range(count), [kept.get(i, 0) for i in order], width=0.4,
@@ -327,7 +329,7 @@ def gaps(types: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     """Per type, the distance from numbers to the next, as shares of them."""
     figure, axes = plt.subplots()
     for (name, (numbers, distances)), color in zip(
-            types.items(), (BLUE, ORANGE, GREEN)):
+            types.items(), (BLUE, ORANGE, GREEN), strict=False):
         axes.loglog(numbers, distances, color=color)
         axes.annotate(name, (numbers[-1], distances[-1]), (6, 0), color=color,
                       textcoords="offset points", va="center")
@@ -343,7 +345,8 @@ def gaps(types: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
 def schedules(walks: dict[str, tuple[Sequence[float], Sequence[float]]]) -> None:
     """The rate of each step, and how far from the floor it has led."""
     figure, (left, right) = plt.subplots(1, 2)
-    for (name, (rates, distances)), color in zip(walks.items(), (ORANGE, BLUE)):
+    for (name, (rates, distances)), color in zip(
+            walks.items(), (ORANGE, BLUE), strict=False):
         left.plot(rates, color=color)
         right.semilogy(distances, color=color, label=name)
     left.set(xlabel="step", ylabel="rate", ylim=(0, None))
@@ -375,7 +378,8 @@ def contents(files: dict[str, dict[str, int]], names: dict[str, str]) -> None:
     figure, axes = plt.subplots(figsize=(WIDTH, 1.9))
     for row, sizes in enumerate(files.values()):
         left = 0.0
-        for (part, name), color in zip(names.items(), (GREY, BLUE, ORANGE, GREEN)):
+        for (part, name), color in zip(
+                names.items(), (GREY, BLUE, ORANGE, GREEN), strict=False):
             width = sizes.get(part, 0) / 1000
             axes.barh(row, width, left=left, height=0.5, color=color)
             if width:
@@ -472,7 +476,7 @@ def lines_along(samples: Sequence[dict], losses: dict[int, float],
     rows, steps = range(len(samples)), [sample["step"] for sample in samples]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.28 * len(samples)))
     axes.plot([losses[step] for step in steps], rows, ".-", color=ORANGE)
-    for sample, row in zip(samples, rows):
+    for sample, row in zip(samples, rows, strict=True):
         line = sample["texts"][0].split("\n")[0][:width]
         axes.plot([losses[steps[row]], 4.9], [row] * 2, color=GREY,
                   linewidth=0.6, linestyle=":")
@@ -489,7 +493,8 @@ def shares(losses: Sequence[float], limits: dict[str, float],
            **lines: Sequence[float]) -> None:
     """Shares between 0 and 1 over a falling loss, each with a limit, named."""
     figure, axes = plt.subplots()
-    for (name, line), color in zip(lines.items(), (BLUE, GREEN, ORANGE)):
+    for (name, line), color in zip(
+            lines.items(), (BLUE, GREEN, ORANGE), strict=False):
         axes.plot(losses, line, color=color, marker="o", markersize=4)
         axes.annotate(name, (losses[-1], line[-1]), (8, 0), va="center",
                       color=color, textcoords="offset points")
@@ -559,7 +564,7 @@ def pace(without: Sequence[float], with_cache: Sequence[float]) -> None:
 def peers(lines: Sequence[dict]) -> None:
     """How many times as fast ours is as each other program, work by work."""
     rows = [(line["title"], other, [a / b for a, b in zip(
-        line["characters_per_second"]["ours"], values)])
+        line["characters_per_second"]["ours"], values, strict=True)])
         for line in lines
         for other, values in line["characters_per_second"].items()
         if other != "ours"]

@@ -80,7 +80,7 @@ def size(files: Files) -> int:
 def fair_share(sizes: list[int], limit: int) -> int:
     """The largest share s for which the sum of min(size, s) is within the limit."""
     left = limit
-    for count, smallest in zip(range(len(sizes), 0, -1), sorted(sizes)):
+    for count, smallest in zip(range(len(sizes), 0, -1), sorted(sizes), strict=True):
         if smallest * count > left:
             return left // count
         left -= smallest
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
             name: cut(found[name], share) for name in [*found][1:]}
         together = {n: t for files in taken.values() for n, t in files.items()}
         write_atomically(args.archive, lambda path: write(path, together))
-        for record, files in zip(about, taken.values()):
+        for record, files in zip(about, taken.values(), strict=True):
             programs = [text for name, text in files.items() if name.endswith(".py")]
             record |= {"files": len(programs), "bytes": sum(map(len, programs)),
                        "sha256": hashlib.sha256(b"".join(programs)).hexdigest()}

@@ -28,11 +28,13 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_tools")]
 
-import hypothesis  # noqa: F401  (this and PyTorch are imported once, for all the forks)
-import pytest
-import tangle
-import torch._dynamo  # noqa: F401  (2 s, which the first optimizer of a process takes)
+import hypothesis  # noqa: E402, F401  (this and PyTorch are imported once, for all the forks)
+import pytest  # noqa: E402
+import torch._dynamo  # noqa: E402, F401  (2 s, which the first optimizer of a process takes)
 
+import tangle  # noqa: E402
+
+# fmt: off
 FLIPS = [
     ("03", "targets not shifted", "targets[:, 1:]", "targets[:, :-1]"),
     ("03", "windows begin at chunks alone", "ends * (np.array(places) % 2)", "0"),
@@ -88,6 +90,7 @@ FLIPS = [
     ("18", "a folder overwritten", "not made.exists()", "True"),
     ("18", "any tokenizer will do", "size <= rows", "True"),
 ]
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +209,7 @@ def main(chapters: list[str]) -> int:
         assert survives(whole(chapter)), f"the tests of chapter {chapter} fail anyway"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(survives, found))
-    alive = [m for m, survived in zip(found, results) if survived]
+    alive = [m for m, survived in zip(found, results, strict=True) if survived]
     for mutant in alive:
         print(f"survives: chapter {mutant.chapter}, {mutant.wrong}")
     print(f"{len(found) - len(alive)} of {len(found)} mutants noticed")

@@ -7,8 +7,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from tangle import oracle
 from minigpt import EOS, PAD, SPECIAL_TOKENS, UNK, MiniGPTError, Tokenizer
+from tangle import oracle
 
 encode_slowly = oracle("tokenizer", "encode_slowly", vars(minigpt))
 any_text = st.text(st.characters(exclude_categories=()))  # surrogates, too

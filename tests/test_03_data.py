@@ -21,8 +21,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import (EOS, IGNORED, PAD, UNK, Corpus, Dataset, MiniGPTError, Tokenizer,
-                     choose_cut, pieces, read_corpus, read_documents)
+from minigpt import (
+    EOS,
+    IGNORED,
+    PAD,
+    UNK,
+    Corpus,
+    Dataset,
+    MiniGPTError,
+    Tokenizer,
+    choose_cut,
+    pieces,
+    read_corpus,
+    read_documents,
+)
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -416,7 +428,7 @@ def test_a_text_that_a_tokenizer_hardly_knows_is_refused(tmp_path):
     with pytest.raises(MiniGPTError, match="45 of 244 characters are not in the "
                        "vocabulary of the model: .*--init"):
         read_corpus(folder, ".txt", Tokenizer("ab"))
-    assert 45 == (read_corpus(folder, ".txt").train > UNK + 2).sum()
+    assert (read_corpus(folder, ".txt").train > UNK + 2).sum() == 45
 
 
 # --- the split -------------------------------------------------------------

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import minigpt
-from tangle import oracle
 from minigpt import Embeddings, ModelConfig
+from tangle import oracle
 
 torch.manual_seed(0)
 TWO_IDS = {"ids": torch.arange(2), "E": torch.eye(2)}  # the cell's own check
@@ -26,7 +26,7 @@ def make_layer(dropout: float = 0.0) -> Embeddings:
 def test_vector_is_the_row_of_the_token_plus_that_of_its_position(start):
     layer = make_layer()
     positions = layer.position_embedding.weight[start : start + 3]
-    for ids, vectors in zip(IDS, layer(IDS, start)):
+    for ids, vectors in zip(IDS, layer(IDS, start), strict=True):
         token = embed_by_product(ids, layer.token_embedding.weight)
         torch.testing.assert_close(vectors, token + positions)
 

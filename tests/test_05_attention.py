@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from tangle import oracle
 from minigpt import attention
+from tangle import oracle
 
 
 def random_qkv(*lead: int, past: int = 0, T: int = 6, D: int = 16, seed=0):
@@ -20,7 +20,7 @@ def random_qkv(*lead: int, past: int = 0, T: int = 6, D: int = 16, seed=0):
     ]
 
 
-given_names = vars(minigpt) | dict(zip("qkv", random_qkv()))  # for its check
+given_names = vars(minigpt) | dict(zip("qkv", random_qkv(), strict=True))  # for its check
 given_names["attention_by_loops"] = oracle(
     "attention", "attention_by_loops", vars(minigpt)
 )

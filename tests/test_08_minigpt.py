@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import minigpt
-from tangle import oracle
 from minigpt import MiniGPT, ModelConfig, count_parameters, make_configs
+from tangle import oracle
 
 SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=3,
                     n_heads=3, dropout=0.0)
@@ -94,7 +94,7 @@ class Past:
 
     def append(self, layer: int, *keys_and_values: torch.Tensor):
         self.seen.setdefault(layer, []).append(keys_and_values)
-        return (torch.cat(so_far, dim=2) for so_far in zip(*self.seen[layer]))
+        return (torch.cat(so_far, dim=2) for so_far in zip(*self.seen[layer], strict=True))
 
 
 def test_text_can_be_read_in_pieces_with_what_each_block_remembers():

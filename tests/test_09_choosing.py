@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import minigpt
-from tangle import oracle
 from minigpt import (
     EOS,
     PAD,
@@ -26,6 +25,7 @@ from minigpt import (
     uncached,
     window_start,
 )
+from tangle import oracle
 
 LOGITS = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]).log()
 FIVE = {"logits": LOGITS[None], "letters": "abcde"}  # for the cell's own check

@@ -8,8 +8,15 @@ import torch
 from torch import nn
 
 import minigpt
-from minigpt import (Machine, MiniGPTError, agree, join, pick_machine,
-                     seed_dropout, share)
+from minigpt import (
+    Machine,
+    MiniGPTError,
+    agree,
+    join,
+    pick_machine,
+    seed_dropout,
+    share,
+)
 
 CPU = Machine(torch.device("cpu"), torch.float32)
 CUDA = Machine(torch.device("cuda"), torch.bfloat16)

@@ -9,10 +9,22 @@ import torch
 from torch import nn
 
 import minigpt
+from minigpt import (
+    EOS,
+    IGNORED,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    TrainConfig,
+    cross_entropy,
+    evaluate,
+    learning_rate,
+    make_configs,
+    make_optimizer,
+    pick_machine,
+    training_step,
+)
 from tangle import oracle
-from minigpt import (EOS, IGNORED, Dataset, MiniGPT, MiniGPTError, TrainConfig,
-                     cross_entropy, evaluate, learning_rate, make_configs,
-                     make_optimizer, pick_machine, training_step)
 
 CPU = pick_machine("cpu", "float32")
 close = torch.testing.assert_close
@@ -228,14 +240,13 @@ def test_windows_of_an_evaluation_are_divided_among_processes(
     whole = evaluate(model, val_split, CPU, 13)
     sums = []
     for rank in range(3):
-        spoken = []
+        sums.append([])
         monkeypatch.setattr(minigpt, "RANK", rank)
         monkeypatch.setattr(minigpt, "SIZE", 3)
         monkeypatch.setattr(minigpt, "share",
-                            lambda number: spoken.append(number) or [number])
+                            lambda number: sums[-1].append(number) or [number])
         evaluate(model, val_split, CPU, 13)
-        sums.append(spoken)
-    losses, characters = map(sum, zip(*sums))
+    losses, characters = map(sum, zip(*sums, strict=True))
     assert characters == 13 * 16
     assert losses / characters == pytest.approx(whole)
 

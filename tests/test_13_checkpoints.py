@@ -22,9 +22,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minigpt
-from minigpt import (EOS, FORMAT, MOMENTS, Checkpoint, Dataset, MiniGPT,
-                     MiniGPTError, digest, load_checkpoint, make_configs,
-                     make_optimizer, pick_machine, training_step, write_atomically)
+from minigpt import (
+    EOS,
+    FORMAT,
+    MOMENTS,
+    Checkpoint,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    digest,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    pick_machine,
+    training_step,
+    write_atomically,
+)
 
 CPU = pick_machine("cpu", "float32")
 
@@ -413,7 +426,8 @@ def test_weights_of_16_bits_are_loaded_as_float32(path):
 
     whole = load_checkpoint(path).model
     rewrite(path, halve)
-    for p, q in zip(load_checkpoint(path).model.parameters(), whole.parameters()):
+    for p, q in zip(load_checkpoint(path).model.parameters(), whole.parameters(),
+                    strict=True):
         assert p.dtype == torch.float32 and torch.equal(p, q.bfloat16().float())
 
 

@@ -15,13 +15,33 @@ import pytest
 import torch
 
 import minigpt
-from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
-                     MiniGPTError, Run, StopSignal, Tokenizer,
-                     count_parameters, evaluate, finish,
-                     learning_rate, load_checkpoint, make_configs,
-                     make_optimizer, open_run, pick_machine,
-                     read_corpus, show_samples, start_run, train,
-                     training_step, trim, uncached)
+from minigpt import (
+    EOS,
+    SAMPLE,
+    Checkpoint,
+    Corpus,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    Run,
+    StopSignal,
+    count_parameters,
+    evaluate,
+    finish,
+    learning_rate,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    open_run,
+    pick_machine,
+    read_corpus,
+    show_samples,
+    start_run,
+    train,
+    training_step,
+    trim,
+    uncached,
+)
 
 CPU = pick_machine("cpu", "float32")
 SHAPE, CONFIG = make_configs(
@@ -408,7 +428,7 @@ def test_signals_are_noted_only_while_it_matters():
         assert stop.number == 0
         signal.raise_signal(signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-        1 / 0
+        1 / 0  # noqa: B018
     assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

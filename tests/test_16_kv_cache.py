@@ -5,8 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt import (GenerateConfig, KVCache, MiniGPT, ModelConfig, cached,
-                     generate, uncached)
+from minigpt import (
+    GenerateConfig,
+    KVCache,
+    MiniGPT,
+    ModelConfig,
+    cached,
+    generate,
+    uncached,
+)
 
 SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=2,
                     n_heads=3, dropout=0.5)  # and nothing may be dropped

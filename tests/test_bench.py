@@ -10,9 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
-import learning  # noqa: E402
-import peers  # noqa: E402
-
+import learning
+import peers
 
 CPU = peers.minigpt.pick_machine("cpu", "float32")
 

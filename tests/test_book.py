@@ -12,10 +12,10 @@ import tokenize
 from pathlib import Path
 
 import pytest
-import ship
-import tangle
 
 import minigpt
+import ship
+import tangle
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tangle.pages()

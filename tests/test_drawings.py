@@ -5,15 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
-from test_pages import PAGES, address, chromium, pytestmark
+
+from test_pages import PAGES, address, chromium, pytestmark  # noqa: F401
 
 pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv/book")
 pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
+import matplotlib
+import matplotlib.pyplot as plt
+
 import drawings
 import figures
 import hypertext
-import matplotlib
-import matplotlib.pyplot as plt
 
 BOOK = Path(drawings.__file__).parents[1]
 DRAWN = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
@@ -112,7 +114,7 @@ def test_a_wrong_part_of_the_model_is_a_warning_with_file_and_line(
 @SLOW
 @IN_A_BROWSER
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):
+def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):  # noqa: F811
     tab = chromium.new_page(viewport={"width": 390, "height": 900})
     try:
         tab.goto(address(page))

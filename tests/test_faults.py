@@ -78,7 +78,7 @@ def victim(argv: list[str], stage: str, call: int) -> None:
     minigpt.SAMPLE = GenerateConfig(max_new_tokens=12)
     if stage:
         kill_at(stage, call)
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(main(argv))
 
 
@@ -125,10 +125,8 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
         else:
             kind = dice.choice([kind for kind in kills if kills[kind]])
             call, wait = dice.randint(1, 8), dice.uniform(0, seconds)
-        if kind == "time":
-            status = trained(run, seconds=wait)
-        else:
-            status = trained(run, kind, call)
+        status = (trained(run, seconds=wait) if kind == "time"
+                  else trained(run, kind, call))
         if status == 0:  # it reached its end before it was killed
             assert outcome(run) == expected
             run, runs = tmp_path / f"run{runs}", runs + 1

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tangle
 import torch
 
 import minigpt
+import tangle
 
 hypertext = pytest.importorskip(
     "hypertext", reason="needs what builds the book: make .venv/book")
@@ -65,7 +65,8 @@ def test_each_definition_has_a_home_in_a_chapter():
 FENCE = re.compile(r"^(```+|:::+)[^\n]*\n.*?^\1\s*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<![`}])`([^`\n]+)`(?!`)")
 WORD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
-ALLOWED = "de h impor retur self.width tangle tion train.npy u val.npy".split()  # no names, but text
+# Text, though it looks like names.
+ALLOWED = "de h impor retur self.width tangle tion train.npy u val.npy".split()
 
 
 def names_on(page: Path) -> set[str]:

@@ -6,7 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minigpt import read_documents
 

@@ -1,8 +1,9 @@
 """Names in code: which are the program's, which PyTorch's, and what their cards say."""
 
 import pytest
-import tangle
 import torch
+
+import tangle
 
 names = pytest.importorskip(
     "names", reason="needs what builds the book: make .venv/book")

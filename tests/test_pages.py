@@ -90,10 +90,9 @@ def test_no_link_within_the_book_is_broken():
             place = HTML if link.startswith("/") else path.parent  # the site's root
             there = (place / unquote(parts.path).lstrip("/")).resolve()
             there = there if parts.path else path
-            if not there.exists():
-                broken.append((path.name, link))
-            elif parts.fragment and there in pages and (
-                    unquote(parts.fragment) not in ids[there]):
+            astray = parts.fragment and there in pages and (
+                unquote(parts.fragment) not in ids[there])
+            if astray or not there.exists():
                 broken.append((path.name, link))
     assert broken == []
 

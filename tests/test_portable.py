@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import build
 import portable
-import pytest
 import tangle
 
 PAGE = """\

@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 
 import pytest
-import tangle
 from jupytext.myst import myst_to_notebook
+
+import tangle
 
 FRONT = """\
 ---
@@ -257,12 +258,12 @@ def test_cells_are_those_that_jupytext_reads(tmp_path):
     write_book(tmp_path, {"01_a": text})
     path = tmp_path / "book" / "01_a.md"
     notebook = myst_to_notebook(text, add_source_map=True)
-    maps = zip(notebook.cells, notebook.metadata.source_map)
+    maps = zip(notebook.cells, notebook.metadata.source_map, strict=True)
     expected = [pair for pair in maps if pair[0].cell_type == "code"]
     found = tangle.cells(path)
     assert len(found) == len(expected) == 7
     lines = [line.removeprefix(" ") for line in text.split("\n")]
-    for cell_, (theirs, line_below_fence) in zip(found, expected):
+    for cell_, (theirs, line_below_fence) in zip(found, expected, strict=True):
         assert cell_.source == theirs.source.strip("\n")
         assert list(cell_.tags) == theirs.metadata.get("tags", [])
         if cell_.source:
@@ -512,7 +513,7 @@ def test_every_line_of_code_comes_from_the_line_with_its_text(book):
     written = program(book)
     lines = written.text.splitlines()
     assert len(written.origins) == len(lines)
-    for line, (path, number) in zip(lines, written.origins):
+    for line, (path, number) in zip(lines, written.origins, strict=True):
         if line and f"({path.parent.name}/" not in line:
             assert path.read_text().splitlines()[number - 1] == line
 

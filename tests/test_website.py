@@ -11,14 +11,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import tangle
 
 website = pytest.importorskip(
     "website", reason="needs what builds the book: make .venv/book")
 
+from docutils import nodes  # noqa: E402
+
 import hypertext  # noqa: E402
 import mathematics  # noqa: E402
-from docutils import nodes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = website.chapters()

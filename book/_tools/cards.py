@@ -8,8 +8,9 @@ import ast
 import json
 from pathlib import Path
 
-import tangle
 from sphinx.application import Sphinx
+
+import tangle
 
 
 def signature(node: ast.AST, source: str) -> str:

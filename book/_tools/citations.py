@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import tangle
 from docutils import nodes
-from hypertext import per_page
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style
 from pybtex.style.labels import BaseLabelStyle as LabelStyle
 from sphinx.application import Sphinx
+
+import tangle
+from hypertext import per_page
 
 REFERENCES = "book/A4_references"
 

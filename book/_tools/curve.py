@@ -70,14 +70,15 @@ def draw(run: Path, beside: Path | None, out: Path) -> str:
         raise CurveError("matplotlib is not installed: make .venv/book, then "
                          ".venv/bin/python book/_tools/curve.py") from None
     matplotlib.use("Agg")
-    import figures
     from matplotlib import pyplot as plt
+
+    import figures
 
     figure, axes = plt.subplots(figsize=(1.4 * figures.WIDTH, 4), facecolor="white")
     colors = [(figures.BLUE, figures.ORANGE, "-"), (figures.GREY, figures.GREY, "--")]
     levels = []
     for (train, val), folder, (blue, orange, dashes) in zip(
-            runs, (run, beside), colors):
+            runs, (run, beside), colors, strict=False):
         name = f", {folder.resolve().name}" if beside else ""
         above = 3 if folder == run else 2  # the other run is behind
         means = smooth(train)

@@ -11,11 +11,12 @@ import re
 from html import escape
 from pathlib import Path
 
-import tangle
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+import tangle
 
 COLOURS = {  # of the light theme; figures.py and the drawings use no others
     "#222832": "ink", "#48566b": "muted", "#8b95a5": "grey", "#ffffff": "paper",

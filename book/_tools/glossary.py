@@ -6,10 +6,11 @@ It does so from the chapter on that explains it.
 import re
 from pathlib import Path
 
-import tangle
 from docutils import nodes
-from hypertext import enclosed, per_page
 from sphinx.application import Sphinx
+
+import tangle
+from hypertext import enclosed, per_page
 
 GLOSSARY = "book/A1_notation"
 

@@ -11,12 +11,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import tangle
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+import tangle
 
 PROGRAM_PAGE = "book/A2_program"
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
              if "tag_tangle" in node["classes"]]
     parts = parts if companion is None else companion
     assert len(found) == len(parts), f"{docname}: {len(found)} cells tangled"
-    for node, (_, anchor, first, cell) in zip(found, parts):
+    for node, (_, anchor, first, cell) in zip(found, parts, strict=True):
         names = [f"def-{name}" for name, *_ in defined(cell, first)]
         node["ids"] += [anchor, *names]
         there = app.builder.get_relative_uri(docname, PROGRAM_PAGE)

@@ -12,11 +12,12 @@ from html import escape, unescape
 from importlib import metadata
 from pathlib import Path
 
-import tangle
 from docutils import nodes
-from hypertext import enclosed, page_name, per_page
 from sphinx.application import Sphinx
 from sphinx.util import logging
+
+import tangle
+from hypertext import enclosed, page_name, per_page
 
 VERSION = ".".join(metadata.version("torch").split(".")[:2])
 TORCH_DOCS = f"https://docs.pytorch.org/docs/{VERSION}/"  # of the version in use

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pypdf
-import tangle
 from playwright.sync_api import Page, sync_playwright
+
+import tangle
 
 BUILD = tangle.TOC.with_name("_build")
 COMMAND = ["jupyter-book", "build", ".", "--builder", "custom", "--custom-builder",
@@ -59,7 +60,7 @@ def contents(headings: list[list[str]], numbers: list[int]) -> str:
     return "".join(
         f'<li class="{level}"><a href="#{id_}">{html.escape(text)}</a><span class="dots">'
         f'</span><span class="page">{number}</span></li>'
-        for (level, id_, text), number in zip(headings, numbers))
+        for (level, id_, text), number in zip(headings, numbers, strict=True))
 
 
 def squeeze(text: str) -> str:

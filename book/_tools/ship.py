@@ -36,7 +36,7 @@ Made again by
     python book/_tools/ship.py checkpoints/medium
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
-"""
+"""  # noqa: E501
 
 
 def command(record: dict) -> str:

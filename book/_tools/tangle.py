@@ -18,6 +18,7 @@ shown, with the place in the chapters where it belongs.
 """
 
 import __future__
+
 import argparse
 import ast
 import difflib
@@ -26,6 +27,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,7 +111,7 @@ def until(paths: Sequence[Path], chapter: str | Path) -> list[Path]:
 def title(path: Path) -> tuple[str, int]:
     """Return the first `# ` heading of a page, and its line."""
     tokens = PARSER.parse(path.read_text(encoding="utf-8"))
-    for heading, inline in zip(tokens, tokens[1:]):
+    for heading, inline in pairwise(tokens):
         if heading.type == "heading_open" and heading.tag == "h1":
             return inline.content, heading.map[0] + 1
     raise fault(path, 1, "no title: begin the text with a `# ` heading")

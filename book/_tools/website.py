@@ -17,11 +17,12 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import tangle
 from docutils import nodes
-from hypertext import Book, last_line, page_name, reading_minutes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+import tangle
+from hypertext import Book, last_line, page_name, reading_minutes
 
 ROOT = tangle.TOC.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]

@@ -25,8 +25,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
-import minigpt
-import tangle
+import minigpt  # noqa: E402
+import tangle  # noqa: E402
 
 RECIPE = dict(context_length=64, d_model=128, n_layers=4, n_heads=4,
               dropout=0.0, batch_size=12, max_steps=2000, warmup_steps=100,

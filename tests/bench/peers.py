@@ -8,9 +8,10 @@ Each line of the table is one piece of work, done by several programs in turn,
 in one process, ROUNDS times; a figure is the median of its rounds, and a ratio
 is the median of the ratios within a round, since both drift with the machine.
 All models have random weights, and compute in `--dtype`, float32 by default; a line
-`bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
-of a matrix and one vector that a character takes. Names choose lines: step,
-decode, small, cache, batch, text. A peer that is not installed is left out.
+`bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of
+two 2048 x 2048 matrices; `chain` is nothing but the products of a matrix and one
+vector that a character takes. Names choose lines: step, decode, small, cache, batch,
+text. A peer that is not installed is left out.
 
 llms-from-scratch asks for other versions of PyTorch and NumPy than ours, and needs
 neither for its GPT: it is installed without what it depends on.
@@ -28,6 +29,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -281,7 +283,7 @@ def show(record: dict) -> None:
     speeds = record["characters_per_second"]
     print(record["title"])
     for name, values in speeds.items():
-        ratios = [a / b for a, b in zip(speeds["ours"], values)]
+        ratios = [a / b for a, b in zip(speeds["ours"], values, strict=True)]
         ratio = "" if name == "ours" else (
             f"   ours is {statistics.median(ratios):.2f} of it"
             f" ({min(ratios):.2f} to {max(ratios):.2f})")
@@ -291,7 +293,7 @@ def show(record: dict) -> None:
 def processor() -> str:
     """The name of the processor, as far as the system tells."""
     try:
-        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(": ")[2] for line in lines if "model name" in line]

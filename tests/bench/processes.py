@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SENT = Path("/sys/class/net/lo/statistics/tx_bytes")
 sys.path.insert(0, str(ROOT))
 
-import minigpt
+import minigpt  # noqa: E402
 
 
 def sent() -> int:

@@ -21,8 +21,17 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from minigpt import (EOS, SHIPPED, GenerateConfig, MiniGPT, cached, cross_entropy,
-                     generate, load_checkpoint, read_corpus)
+from minigpt import (  # noqa: E402
+    EOS,
+    SHIPPED,
+    GenerateConfig,
+    MiniGPT,
+    cached,
+    cross_entropy,
+    generate,
+    load_checkpoint,
+    read_corpus,
+)
 
 CHOICES = ["", "<eos>", "\n", "\n\n", "\n\n\n", "<eos>\n", "<eos>\n\n",
            "<eos>\n\n\n"]

@@ -6,9 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minigpt import (Checkpoint, KVCache, MiniGPT, ModelConfig, Tokenizer, TrainConfig,
-                     count_parameters, load_checkpoint, make_configs, make_optimizer,
-                     write)
+from minigpt import (
+    Checkpoint,
+    KVCache,
+    MiniGPT,
+    ModelConfig,
+    Tokenizer,
+    TrainConfig,
+    count_parameters,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    write,
+)
 
 SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=3,
                     n_heads=3, dropout=0.0)

@@ -3,8 +3,16 @@
 import pytest
 
 import minigpt
-from minigpt import (SHIPPED, Checkpoint, MiniGPT, MiniGPTError, Tokenizer,
-                     load_checkpoint, make_configs, make_optimizer)
+from minigpt import (
+    SHIPPED,
+    Checkpoint,
+    MiniGPT,
+    MiniGPTError,
+    Tokenizer,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+)
 
 
 @pytest.fixture
