@@ -108,11 +108,11 @@ def whole(chapter: str) -> Mutant:
     return Mutant(chapter, "nothing", tangle.tangle(pages, tangle.target(pages[-1])))
 
 
-def changed(program: tangle.Program, cell: tangle.Cell,
-            source: str) -> tangle.Program:
+def changed(program: tangle.Program, cell: tangle.Cell, source: str) -> tangle.Program:
     """The program with another source for one of its cells."""
-    cells = [dataclasses.replace(c, source=source) if c is cell else c
-             for c in program.cells]
+    cells = [
+        dataclasses.replace(c, source=source) if c is cell else c for c in program.cells
+    ]
     return dataclasses.replace(program, cells=cells)
 
 
@@ -128,7 +128,7 @@ def deletions(cell: tangle.Cell) -> Iterator[tuple[str, str]]:
     for node in ast.parse(cell.source).body:
         names = [name for name, _ in tangle.bindings(node)]
         if names and not isinstance(node, (ast.Import, ast.ImportFrom)):
-            kept = lines[:first_line(node) - 1] + lines[node.end_lineno:]
+            kept = lines[: first_line(node) - 1] + lines[node.end_lineno :]
             yield f"{', '.join(names)} left out", "\n".join(kept)
 
 
@@ -161,8 +161,9 @@ class QuickestFirst:
     def __init__(self, notes: Path):
         self.notes = notes  # a line a test: seconds, name
         lines = notes.read_text("utf-8").splitlines() if notes.exists() else []
-        self.seconds = {name: float(took) for took, name in
-                        (line.split(" ", 1) for line in lines)}
+        self.seconds = {
+            name: float(took) for took, name in (line.split(" ", 1) for line in lines)
+        }
 
     def pytest_collection_modifyitems(self, items: list) -> None:
         items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
@@ -188,16 +189,27 @@ def passes(program: tangle.Program, tests: list[Path]) -> bool:
             os.dup2(sink.fileno(), 2)
             os.chdir(tempfile.gettempdir())  # a broken program writes anywhere
             program.load(Path(program.file).stem)
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
-                                "-m", "not slow", *map(str, tests)], [plugin])
+            code = pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "not slow",
+                    *map(str, tests),
+                ],
+                [plugin],
+            )
         os._exit(0 if code == 0 else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def survives(mutant: Mutant) -> bool:
     """Whether the chapter's tests pass on a mutant."""
-    return passes(mutant.program, sorted(
-        (ROOT / "tests").glob(f"test_{mutant.chapter}_*.py")))
+    return passes(
+        mutant.program, sorted((ROOT / "tests").glob(f"test_{mutant.chapter}_*.py"))
+    )
 
 
 def main(chapters: list[str]) -> int:

@@ -35,6 +35,7 @@ def text(corpus) -> "minigpt.Corpus":
 @pytest.fixture
 def after_step(monkeypatch):
     """(step, do): call do() once, right after this training step."""
+
     def install(step, do):
         original, pending = minigpt.one_step, [do]
 

@@ -33,7 +33,8 @@ def become(line: list[str], env: dict) -> None:
     os.environ.update(env)
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(io.FileIO(i, "w"), encoding="utf-8", write_through=True)
-        for i in (1, 2))
+        for i in (1, 2)
+    )
     words = [word for word in line[1:] if word != "-u"]
     if words[:2] == ["-m", torchrun.__name__]:
         starter.Popen = lambda args, **more: forked([*args], **more)

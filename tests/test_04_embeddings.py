@@ -9,9 +9,7 @@ from tangle import oracle
 
 torch.manual_seed(0)
 TWO_IDS = {"ids": torch.arange(2), "E": torch.eye(2)}  # the cell's own check
-embed_by_product = oracle(
-    "embeddings", "embed_by_product", vars(minigpt) | TWO_IDS
-)
+embed_by_product = oracle("embeddings", "embed_by_product", vars(minigpt) | TWO_IDS)
 
 V, T, C = 11, 6, 8
 SHAPE = dict(vocab_size=V, context_length=T, d_model=C, n_heads=2)

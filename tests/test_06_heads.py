@@ -21,10 +21,14 @@ def one_by_one(layer: MultiHeadAttention) -> torch.nn.Module:
     """The chapter's list of heads, with the weights of a layer."""
     slow = HeadsOneByOne(C, layer.n_heads).double()
     slow.proj.load_state_dict(layer.proj.state_dict())
-    roles = [getattr(head, role) for role in ("query", "key", "value")
-             for head in slow.heads]
-    parts = zip(layer.qkv.weight.split(C // layer.n_heads),
-                layer.qkv.bias.split(C // layer.n_heads), strict=True)
+    roles = [
+        getattr(head, role) for role in ("query", "key", "value") for head in slow.heads
+    ]
+    parts = zip(
+        layer.qkv.weight.split(C // layer.n_heads),
+        layer.qkv.bias.split(C // layer.n_heads),
+        strict=True,
+    )
     for linear, (weight, bias) in zip(roles, parts, strict=True):
         linear.load_state_dict({"weight": weight, "bias": bias})
     return slow

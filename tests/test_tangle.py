@@ -238,9 +238,7 @@ parts:
 
 def test_listed_page_that_does_not_exist_is_refused(book):
     (book.parent / "book" / "02_squares.md").unlink()
-    assert refusal(book) == (
-        "_toc.yml: write book/02_squares.md, or do not list it"
-    )
+    assert refusal(book) == ("_toc.yml: write book/02_squares.md, or do not list it")
 
 
 def test_cells_are_those_that_jupytext_reads(tmp_path):
@@ -559,7 +557,9 @@ Traceback (most recent call last):
   File "/somewhere/aminigpt.py", line 1, in root
   File "/somewhere/minigpt.pyi", line 1, in root
 """
-    assert program(book).rewrite(before) == """\
+    assert (
+        program(book).rewrite(before)
+        == """\
 Traceback (most recent call last):
   File "book/01_roots.md", line 44, in root
     return math.sqrt(x)
@@ -569,6 +569,7 @@ Traceback (most recent call last):
   File "/somewhere/aminigpt.py", line 1, in root
   File "/somewhere/minigpt.pyi", line 1, in root
 """
+    )
 
 
 # The program so far
@@ -956,11 +957,18 @@ def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
 def test_without_jupytext_one_line_says_what_to_make(tmp_path):
     """As after plain `make`, in whose .venv there is no jupytext."""
     script = str(Path(tangle.__file__))
-    code = ("import sys, runpy; sys.modules['jupytext'] = None\n"
-            "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, script, "where", "431"],
-                          cwd=tmp_path, text=True, capture_output=True)
+    code = (
+        "import sys, runpy; sys.modules['jupytext'] = None\n"
+        "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, script, "where", "431"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "tangle: error: no jupytext here: make .venv/test first, then "
-        ".venv/bin/python book/_tools/tangle.py where 431\n")
+        ".venv/bin/python book/_tools/tangle.py where 431\n"
+    )

@@ -17,7 +17,7 @@ def signature(node: ast.AST, source: str) -> str:
     """The first line of a definition, or its lines up to the colon."""
     lines = source.split("\n")
     last = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno
-    head = " ".join(line.strip() for line in lines[node.lineno - 1:last])
+    head = " ".join(line.strip() for line in lines[node.lineno - 1 : last])
     return head.replace("( ", "(") if len(head) < 200 else head[:199] + "…"
 
 

@@ -25,15 +25,20 @@ def cited_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     keys = {citation.citation_id: citation.key for citation in domain.citations}
     for node in doctree.findall(nodes.citation):
         key = next(keys[id_] for id_ in node["ids"] if id_ in keys)
-        places = {ref.docname: ref.citation_ref_id for ref in reversed(domain.citation_refs)
-                  if key in {target.key for target in ref.targets}}
+        places = {
+            ref.docname: ref.citation_ref_id
+            for ref in reversed(domain.citation_refs)
+            if key in {target.key for target in ref.targets}
+        }
         line = nodes.inline("", " Cited in ", classes=["cited"])
         for n, (page, id_) in enumerate(sorted(places.items())):
             number = tangle.CHAPTER.fullmatch(Path(page).name)
             title = f"chapter {int(number[1])}" if number else "the appendix"
             there = app.builder.get_relative_uri(docname, page)
-            line += [nodes.Text(", " * (n > 0)), nodes.reference(
-                "", title, refuri=f"{there}#{id_}", internal=True)]
+            line += [
+                nodes.Text(", " * (n > 0)),
+                nodes.reference("", title, refuri=f"{there}#{id_}", internal=True),
+            ]
         if places:
             node[-1] += [line, nodes.Text(".")]
 
@@ -43,8 +48,10 @@ class AuthorYear(LabelStyle):
 
     def format_labels(self, entries) -> Iterator[str]:
         for entry in entries:
-            names = [" ".join(person.prelast_names + person.last_names)
-                     for person in entry.persons["author"]]
+            names = [
+                " ".join(person.prelast_names + person.last_names)
+                for person in entry.persons["author"]
+            ]
             names = [str(Text.from_latex(name)) for name in names]
             several = len(entry.persons["author"]) > 2
             told = f"{names[0]} et al." if several else " and ".join(names)

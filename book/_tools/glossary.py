@@ -31,8 +31,11 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if chapter is None or app.builder.format != "html":
         return
     there = app.builder.get_relative_uri(docname, GLOSSARY)
-    wanted = {term: id_ for term, (first, id_) in app.terms.items()
-              if first <= int(chapter[1])}
+    wanted = {
+        term: id_
+        for term, (first, id_) in app.terms.items()
+        if first <= int(chapter[1])
+    }
     for text in list(doctree.findall(nodes.Text)):
         if not wanted:
             return
@@ -42,10 +45,20 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         match = re.search(rf"(?<![\w-])({words})(?![\w-])", text)
         if match:
             link = nodes.reference(
-                "", match[1], refuri=f"{there}#{wanted.pop(match[1])}",
-                internal=True, classes=["term"])
-            text.parent.replace(text, [nodes.Text(text[:match.start()]), link,
-                                       nodes.Text(text[match.end():])])
+                "",
+                match[1],
+                refuri=f"{there}#{wanted.pop(match[1])}",
+                internal=True,
+                classes=["term"],
+            )
+            text.parent.replace(
+                text,
+                [
+                    nodes.Text(text[: match.start()]),
+                    link,
+                    nodes.Text(text[match.end() :]),
+                ],
+            )
 
 
 def setup(app: Sphinx) -> dict:

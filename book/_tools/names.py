@@ -28,7 +28,8 @@ BLOCK = re.compile(r'<div class="highlight">.*?</pre></div>', re.DOTALL)
 TOKENS = re.compile(  # a dotted name, but no attribute of a call and no keyword
     r'(?<!<span class="o">\.</span>)<span class="n[a-z]*">\w+</span>'
     r'(?:<span class="o">\.</span><span class="n[a-z]*">\w+</span>)*'
-    r'(?!<span class="o">=</span>)')
+    r'(?!<span class="o">=</span>)'
+)
 TAG = re.compile(r"<[^>]+>")
 NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
 Local = set[str]  # names that are not the program's in some place
@@ -59,8 +60,9 @@ def unlinked(page: Path, table: dict[str, str]) -> Iterator[tuple[int, str]]:
     """Yield (line, name) for each name of PyTorch on a page that has no address."""
     for cell in tangle.cells(page):
         tree = ast.parse(cell.source)
-        inner = {node.value for node in ast.walk(tree)
-                 if isinstance(node, ast.Attribute)}
+        inner = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+        }
         for node in set(ast.walk(tree)) - inner:
             name = of_torch(node)
             if name and name not in NO_PAGE and not known(name, table):
@@ -108,8 +110,12 @@ def locals_of(source: str) -> Local:
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef | ast.Lambda):
             inside = list(ast.walk(function))[1:]
-            shared = {name for node in inside if isinstance(node, ast.Global)
-                      for name in node.names}
+            shared = {
+                name
+                for node in inside
+                if isinstance(node, ast.Global)
+                for name in node.names
+            }
             names |= {name for node in inside for name in bound(node)} - shared
     return names
 
@@ -147,12 +153,16 @@ class Addresses:
 @cache
 def inner_names() -> dict[str, Local]:
     """The local names of each cell of the book, by its text."""
-    return {cell.source.strip(): locals_of(cell.source)
-            for page in tangle.pages() for cell in tangle.cells(page)}
+    return {
+        cell.source.strip(): locals_of(cell.source)
+        for page in tangle.pages()
+        for cell in tangle.cells(page)
+    }
 
 
-def link_code(app: Sphinx, pagename: str, template: str, context: dict,
-              doctree) -> None:
+def link_code(
+    app: Sphinx, pagename: str, template: str, context: dict, doctree
+) -> None:
     """Link the names in a page's highlighted code."""
     if not context.get("body") or app.builder.name != "html":
         return
@@ -174,8 +184,10 @@ def link_code(app: Sphinx, pagename: str, template: str, context: dict,
                 first, dot, rest = match[0].partition('<span class="o">.')
             stop = ' tabindex="-1"' if found in seen else ""  # once is enough
             seen.add(found)
-            return (f'<a class="{found[0]}" href="{escape(found[1])}"{stop}>{first}</a>'
-                    f'{dot}{rest}')
+            return (
+                f'<a class="{found[0]}" href="{escape(found[1])}"{stop}>{first}</a>'
+                f"{dot}{rest}"
+            )
 
         return TOKENS.sub(link, match[0])
 
@@ -193,17 +205,26 @@ def link_inline(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if NAME.fullmatch(text) and not enclosed(literal):
             found = addresses.find(text.removesuffix("()"))
             if found:
-                literal.replace_self(nodes.reference(
-                    "", "", literal.deepcopy(), refuri=found[1], internal=True,
-                    classes=found[0].split()))
+                literal.replace_self(
+                    nodes.reference(
+                        "",
+                        "",
+                        literal.deepcopy(),
+                        refuri=found[1],
+                        internal=True,
+                        classes=found[0].split(),
+                    )
+                )
 
 
 def warn_unlinked(app: Sphinx, env) -> None:
     """A name of PyTorch without an address is a fault."""
     for page in tangle.pages():
         for line, name in unlinked(page, app.torch_names):
-            log.warning(f"{name} has no address in {TORCH_NAMES.name}",
-                        location=(page_name(page), line))
+            log.warning(
+                f"{name} has no address in {TORCH_NAMES.name}",
+                location=(page_name(page), line),
+            )
 
 
 def setup(app: Sphinx) -> dict:

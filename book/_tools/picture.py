@@ -23,16 +23,15 @@ white-space:pre-wrap;tab-size:8">{}</pre>"""
 
 def main(flags: list[str]) -> None:
     program = [sys.executable, str(ROOT / "minigpt.py"), "generate", *flags]
-    text = subprocess.run(program, capture_output=True, text=True,
-                          check=True).stdout
+    text = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     line = shlex.join(["python", "minigpt.py", "generate", *flags])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         tab = browser.new_page(device_scale_factor=2)
         tab.set_content(PAGE.format(html.escape(f"$ {line}\n{text}".rstrip())))
-        tab.locator("pre").screenshot(
-            path=ROOT / "book" / "_static" / "at-work.png")
+        tab.locator("pre").screenshot(path=ROOT / "book" / "_static" / "at-work.png")
         browser.close()
 
 

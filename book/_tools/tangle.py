@@ -43,8 +43,12 @@ try:
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    print(f"tangle: error: no {error.name} here: make .venv/test first, then "
-          f".venv/bin/python book/_tools/tangle.py", *sys.argv[1:], file=sys.stderr)
+    print(
+        f"tangle: error: no {error.name} here: make .venv/test first, then "
+        f".venv/bin/python book/_tools/tangle.py",
+        *sys.argv[1:],
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 TOC = Path(__file__).resolve().parents[2] / "_toc.yml"
@@ -232,8 +236,12 @@ def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
             message = f"not Python: {error.msg}"
             raise fault(cell.chapter, error.lineno, message) from None
         if cell is tangled[0]:
-            others = [node for node in module.body[1:] if type(node) not in IMPORTS
-                      and not ast.unparse(node).startswith("sys.path.append(")]
+            others = [
+                node
+                for node in module.body[1:]
+                if type(node) not in IMPORTS
+                and not ast.unparse(node).startswith("sys.path.append(")
+            ]
             if others or not ast.get_docstring(module):
                 message = "begin with the program's docstring and imports alone"
                 raise fault(cell.chapter, cell.line, message)

@@ -9,8 +9,10 @@ from minigpt import TrainConfig, learning_rate
 
 def rates(**changes) -> list[float]:
     """The rates of all steps: from 1 down to 0.1, 10 steps of warm-up."""
-    values = dict(max_steps=100, warmup_steps=10, learning_rate=1.0,
-                  min_learning_rate=0.1) | changes
+    values = (
+        dict(max_steps=100, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1)
+        | changes
+    )
     config = TrainConfig(**values)
     return [learning_rate(step, config) for step in range(config.max_steps)]
 
