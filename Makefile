@@ -14,7 +14,9 @@ train: .venv/base              ## train, or continue the run
 generate: .venv/base           ## write Python with the newest run
 	$(BIN)/python minigpt.py generate --prompt "def "
 
-test: .venv/test               ## the quick tests
+test: .venv/test               ## are files in their form? and the quick tests
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: .venv/test           ## all tests
