@@ -28,10 +28,11 @@ ROOT = tangle.TOC.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "version"
 ]
-ZIP = """minigpt.py README.md LICENSE Makefile pyproject.toml constraints.txt _toc.yml
-    _config.yml data/*.py data/python-stdlib.* checkpoints/pretrained.safetensors
-    checkpoints/CARD.md checkpoints/convert.py book/*.md book/*.py book/*.bib
-    book/_tools/* book/_static/**/* book/_templates/**/* book/runs/**/* tests/**/*""".split()
+ZIP = """minigpt.py README.md CONTRIBUTING.md LICENSE Makefile pyproject.toml
+    constraints.txt _toc.yml _config.yml data/*.py data/python-stdlib.*
+    checkpoints/pretrained.safetensors checkpoints/CARD.md checkpoints/convert.py
+    book/*.md book/*.py book/*.bib book/_tools/* book/_static/**/* book/_templates/**/*
+    book/runs/**/* tests/**/*""".split()
 TITLE = "MiniGPT: how a language model works, as a program that you read"
 FOOTER = (
     f'<p>MiniGPT {VERSION}, text and code under the <a href="{{up}}take/LICENSE">MIT '
