@@ -14,7 +14,9 @@ train: .venv/base              ## train, or continue the run
 generate: .venv/base           ## write Python with the newest run
 	$(BIN)/python minigpt.py generate --prompt "def "
 
-test: .venv/test               ## the quick tests
+test: .venv/test               ## are files in their form? and the quick tests
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: .venv/test           ## all tests
@@ -37,10 +39,10 @@ pages: .venv/test .venv/browser  ## the built book, looked at in Chromium
 	REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/test_pages.py tests/test_drawings.py
 
 book: .venv/book               ## the HTML book, in _build/html
-	$(BIN)/python book/build.py
+	$(BIN)/python book/_tools/build.py
 
 pdf: book .venv/browser         ## the book on paper: _build/minigpt.pdf
-	$(BIN)/python book/pdf.py
+	$(BIN)/python book/_tools/pdf.py
 
 epub: .venv/book               ## the book for a reader: _build/epub/MiniGPT.epub
 	$(BIN)/jupyter-book build . --builder custom --custom-builder epub --warningiserror
@@ -49,21 +51,21 @@ portable: .venv/test .venv/book  ## do the pages hold on other machines? (SHIFTS
 	$(BIN)/python tests/portable.py $(if $(SHIFTS),--shifts $(SHIFTS))
 
 module: .venv/test             ## minigpt.py from the chapters
-	$(BIN)/python book/tangle.py
+	$(BIN)/python book/_tools/tangle.py
 
 clean:                         ## remove what can be made again
 	rm -rf .venv _build build *.egg-info
 
-LACKS = $(shell $(PYTHON) book/environment.py check 2> /dev/null || \
+LACKS = $(shell $(PYTHON) book/_tools/environment.py check 2> /dev/null || \
 	echo Python 3.11 or later is needed, and $(PYTHON) does not run: give another, as in make PYTHON=python3.12)
 ifneq ($(origin PYTHON),file)
-.venv/base: $(shell $(PYTHON) book/environment.py other .venv 2> /dev/null || echo anew)
+.venv/base: $(shell $(PYTHON) book/_tools/environment.py other .venv 2> /dev/null || echo anew)
 anew:
 endif
 
 .venv/base: pyproject.toml constraints.txt
 	$(if $(LACKS),$(error $(LACKS)))
-	$(PYTHON) book/environment.py make .venv
+	$(PYTHON) book/_tools/environment.py make .venv
 	$(INSTALL) -e .
 	@rm -f .venv/unfinished && touch $@
 

@@ -5,7 +5,7 @@
     python minigpt.py --help      all the rest
 
 Generated from the chapters of a book, book/NN_*.md: edit those, then run
-`python book/tangle.py`. Their order is the order here:
+`python book/_tools/tangle.py`. Their order is the order here:
 
     1 a program you can read     6 many heads     12 learning
     2 text into numbers          7 the block      13 checkpoints
@@ -1642,4 +1642,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 5dbd144728b042b18416b0a0c50c5316619091e203dc0e4605f7c785e6cce110
+# tangled: b49bc0fde5992ddf637f2038d48da4e38f0fb8396dfbdba6cb6678459a7671e9

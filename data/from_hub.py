@@ -36,14 +36,22 @@ def stream(args: argparse.Namespace) -> Iterable[dict]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise HubError("the library datasets is not installed: "
-                       "pip install -e '.[hub]'") from None
+        raise HubError(
+            "the library datasets is not installed: pip install -e '.[hub]'"
+        ) from None
     try:
-        return load_dataset(args.name, data_dir=args.dir, data_files=args.files,
-                            split=args.split, streaming=True)
+        return load_dataset(
+            args.name,
+            data_dir=args.dir,
+            data_files=args.files,
+            split=args.split,
+            streaming=True,
+        )
     except Exception as error:  # of the network, the hub or a file, it may be any
-        raise HubError(f"{args.name} cannot be read ({error}): check the name, "
-                       "the split and --files, and your login") from None
+        raise HubError(
+            f"{args.name} cannot be read ({error}): check the name, "
+            "the split and --files, and your login"
+        ) from None
 
 
 @dataclass
@@ -64,8 +72,9 @@ def whole(rows: Iterable[dict], taken: Slice) -> Iterator[dict]:
         taken.error = error
 
 
-def texts(rows: Iterable[dict], column: str, where: list[str],
-          characters: float, taken: Slice) -> Iterator[str]:
+def texts(
+    rows: Iterable[dict], column: str, where: list[str], characters: float, taken: Slice
+) -> Iterator[str]:
     """Yield the texts of rows until there are so many characters."""
     wanted = dict(condition.split("=", 1) for condition in where)
     rows = whole(rows, taken)
@@ -76,12 +85,16 @@ def texts(rows: Iterable[dict], column: str, where: list[str],
     full = {name for row in first for name in row if is_text(row[name])}
     column = column or next((name for name in COLUMNS if name in full), "")
     if first and (column not in full or not {*wanted} <= {*names}):
-        raise HubError(f"no text in the column {column!r} of the first {len(first)} "
-                       f"rows, or no column of --where: choose among "
-                       f"{', '.join(names)} with --column and --where")
+        raise HubError(
+            f"no text in the column {column!r} of the first {len(first)} "
+            f"rows, or no column of --where: choose among "
+            f"{', '.join(names)} with --column and --where"
+        )
     for row in itertools.chain(first, rows):
-        if any(row.get(name) is None or str(row[name]) != value
-               for name, value in wanted.items()):
+        if any(
+            row.get(name) is None or str(row[name]) != value
+            for name, value in wanted.items()
+        ):
             continue
         text = row.get(column)
         if not is_text(text):
@@ -107,16 +120,22 @@ def write(archive: Path, found: Iterable[str], suffix: str, taken: Slice) -> Non
         with tarfile.open(temporary, mode) as file:
             for count, text in enumerate(found, 1):
                 content = text.encode("utf-8", "replace")
-                member = tarfile.TarInfo(f"{archive.name.split('.')[0]}/"
-                                         f"{count:08}{suffix}")
+                member = tarfile.TarInfo(
+                    f"{archive.name.split('.')[0]}/{count:08}{suffix}"
+                )
                 member.size = len(content)
                 file.addfile(member, io.BytesIO(content))
         if taken.error and archive.exists():
-            raise HubError(f"the stream broke off after {taken.texts:,} texts "
-                           f"({taken.error}); {archive} is as it was")
+            raise HubError(
+                f"the stream broke off after {taken.texts:,} texts "
+                f"({taken.error}); {archive} is as it was"
+            )
         if not taken.texts:
-            raise HubError(f"the stream broke off ({taken.error}); nothing is written"
-                           if taken.error else "no row fits: see --where")
+            raise HubError(
+                f"the stream broke off ({taken.error}); nothing is written"
+                if taken.error
+                else "no row fits: see --where"
+            )
         temporary.replace(archive)
     finally:
         temporary.unlink(missing_ok=True)
@@ -124,7 +143,8 @@ def write(archive: Path, found: Iterable[str], suffix: str, taken: Slice) -> Non
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="data set at the hub, or json, parquet, csv")
     parser.add_argument("archive", type=Path, help=".tar.gz, .tar.xz or .tar to write")
     parser.add_argument("--dir", help="its folder to read, as data/python")
@@ -147,24 +167,32 @@ def main(argv: list[str] | None = None) -> int:
         if any("=" not in condition for condition in args.where):
             raise HubError(f"--where {' '.join(args.where)}: write COLUMN=VALUE")
         taken = Slice()
-        found = texts(stream(args), args.column, args.where, args.megabytes * 1e6,
-                      taken)
+        found = texts(
+            stream(args), args.column, args.where, args.megabytes * 1e6, taken
+        )
         write(args.archive, found, args.suffix, taken)
     except (HubError, OSError, tarfile.TarError) as error:
         print("from_hub: error:", *str(error).split(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"from_hub: interrupted; nothing is written to {args.archive}",
-              file=sys.stderr)
+        print(
+            f"from_hub: interrupted; nothing is written to {args.archive}",
+            file=sys.stderr,
+        )
         return 130
     rows = f"{taken.skipped:,} row{'s' * (taken.skipped > 1)}"
     without = f" ({rows} without a text skipped)" if taken.skipped else ""
-    print(f"{args.archive}: {taken.texts:,} texts, {taken.characters:,} characters"
-          f"{without}; learn from them with train --data {args.archive} --suffix "
-          f"{args.suffix}")
+    print(
+        f"{args.archive}: {taken.texts:,} texts, {taken.characters:,} characters"
+        f"{without}; learn from them with train --data {args.archive} --suffix "
+        f"{args.suffix}"
+    )
     if taken.error:
-        print("from_hub: the stream broke off, and the archive holds what came before:",
-              *str(taken.error).split(), file=sys.stderr)
+        print(
+            "from_hub: the stream broke off, and the archive holds what came before:",
+            *str(taken.error).split(),
+            file=sys.stderr,
+        )
     return 1 if taken.error else 0
 
 

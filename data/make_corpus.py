@@ -51,23 +51,33 @@ def belongs(path: PurePath) -> bool:
     if ".." in path.parts or LEFT_OUT.intersection(path.parts):
         return False
     told = path.suffix != ".py" and path.parts[0].endswith(".dist-info")
-    return path.suffix == ".py" or told and bool(
-        LICENCE.search("/".join(path.parts[1:])))
+    return (
+        path.suffix == ".py" or told and bool(LICENCE.search("/".join(path.parts[1:])))
+    )
 
 
 def package(found: metadata.Distribution) -> Files:
     """The programs and licences of a package, under its name."""
-    places = {f"{found.name}/{path.as_posix()}": Path(path.locate())
-              for path in found.files or () if belongs(path)}
-    return {name: place.read_bytes() for name, place in sorted(places.items())
-            if place.is_file()}
+    places = {
+        f"{found.name}/{path.as_posix()}": Path(path.locate())
+        for path in found.files or ()
+        if belongs(path)
+    }
+    return {
+        name: place.read_bytes()
+        for name, place in sorted(places.items())
+        if place.is_file()
+    }
 
 
 def licence(found: metadata.Distribution) -> str:
     """What a package says its licence is, in one line."""
     about = found.metadata
-    classes = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or ()
-               if line.startswith("License ::")]
+    classes = [
+        line.split(" :: ")[-1]
+        for line in about.get_all("Classifier") or ()
+        if line.startswith("License ::")
+    ]
     told = about["License-Expression"] or ", ".join(classes) or about["License"] or ""
     return told.strip().split("\n")[0] or "not told; see its files"
 
@@ -80,7 +90,7 @@ def size(files: Files) -> int:
 def fair_share(sizes: list[int], limit: int) -> int:
     """The largest share s for which the sum of min(size, s) is within the limit."""
     left = limit
-    for count, smallest in zip(range(len(sizes), 0, -1), sorted(sizes)):
+    for count, smallest in zip(range(len(sizes), 0, -1), sorted(sizes), strict=True):
         if smallest * count > left:
             return left // count
         left -= smallest
@@ -102,9 +112,11 @@ def cut(files: Files, share: int) -> Files:
 
 def write(archive: Path, files: Files) -> None:
     """Write a .tar.gz without dates."""
-    with (archive.open("wb") as raw,
-          gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-          tarfile.open(fileobj=packed, mode="w") as file):
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as file,
+    ):
         for name, text in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(text)
@@ -126,16 +138,19 @@ def collect(pins: Path, stdlib: Path) -> tuple[dict[str, Files], list[dict], lis
             missing.append(name)
             continue
         found[there.name] = package(there)
-        about.append({"name": there.name, "version": version,
-                      "licence": licence(there)})
+        about.append(
+            {"name": there.name, "version": version, "licence": licence(there)}
+        )
     return found, about, missing
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path, nargs="?",
-                        default=HERE / "python-packages.tar.gz")
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "archive", type=Path, nargs="?", default=HERE / "python-packages.tar.gz"
+    )
     parser.add_argument("--megabytes", type=float, default=50)
     parser.add_argument("--pins", type=Path, default=PINS)
     args = parser.parse_args(argv)
@@ -144,30 +159,45 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found, about, missing = collect(args.pins, STDLIB)
         stdlib, *others = found.values()
-        share = fair_share([*map(size, others)],
-                           max(0, int(args.megabytes * 1e6) - size(stdlib)))
+        share = fair_share(
+            [*map(size, others)], max(0, int(args.megabytes * 1e6) - size(stdlib))
+        )
         taken = {"python-stdlib": stdlib} | {
-            name: cut(found[name], share) for name in [*found][1:]}
+            name: cut(found[name], share) for name in [*found][1:]
+        }
         together = {n: t for files in taken.values() for n, t in files.items()}
         write_atomically(args.archive, lambda path: write(path, together))
-        for record, files in zip(about, taken.values()):
+        for record, files in zip(about, taken.values(), strict=True):
             programs = [text for name, text in files.items() if name.endswith(".py")]
-            record |= {"files": len(programs), "bytes": sum(map(len, programs)),
-                       "sha256": hashlib.sha256(b"".join(programs)).hexdigest()}
+            record |= {
+                "files": len(programs),
+                "bytes": sum(map(len, programs)),
+                "sha256": hashlib.sha256(b"".join(programs)).hexdigest(),
+            }
         total = sum(map(size, taken.values()))
-        manifest = {"archive": args.archive.name, "bytes": total,
-                    "sha256": hashlib.sha256(args.archive.read_bytes()).hexdigest(),
-                    "share": share, "missing": missing, "packages": about}
+        manifest = {
+            "archive": args.archive.name,
+            "bytes": total,
+            "sha256": hashlib.sha256(args.archive.read_bytes()).hexdigest(),
+            "share": share,
+            "missing": missing,
+            "packages": about,
+        }
         beside = args.archive.with_name(args.archive.name.replace(".tar.gz", ".json"))
         beside.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     except (OSError, tarfile.TarError, ValueError) as error:
         print("make_corpus: error:", *str(error).split(), file=sys.stderr)
         return 2
     if missing:
-        print(f"not installed here in the pinned version, and left out: "
-              f"{', '.join(missing)}", file=sys.stderr)
-    print(f"{args.archive}: {total / 1e6:.1f} MB of Python from {len(about)} packages, "
-          f"at most {share / 1e6:.1f} MB of one; {beside.name} lists them")
+        print(
+            f"not installed here in the pinned version, and left out: "
+            f"{', '.join(missing)}",
+            file=sys.stderr,
+        )
+    print(
+        f"{args.archive}: {total / 1e6:.1f} MB of Python from {len(about)} packages, "
+        f"at most {share / 1e6:.1f} MB of one; {beside.name} lists them"
+    )
     return 0
 
 

@@ -24,13 +24,21 @@ EXERCISES = Path(__file__).parent / "exercises"
 def answered(program: tangle.Program, page: Path, test: Path) -> tangle.Program:
     """The program with the definitions of a test's `answer` cells."""
     lines = enumerate(page.read_text("utf-8").splitlines(), 1)
-    named = [(line, name) for line, text in lines
-             for name in re.findall(r"tests/exercises/(test_\w+)\.py", text)]
+    named = [
+        (line, name)
+        for line, text in lines
+        for name in re.findall(r"tests/exercises/(test_\w+)\.py", text)
+    ]
     first = next(line for line, name in named if name == test.stem)
-    last = min([line for line, name in named
-                if line > first and name != test.stem] or [sys.maxsize])
-    found = [cell for cell in tangle.cells(page)
-             if "answer" in cell.tags and first < cell.line < last]
+    last = min(
+        [line for line, name in named if line > first and name != test.stem]
+        or [sys.maxsize]
+    )
+    found = [
+        cell
+        for cell in tangle.cells(page)
+        if "answer" in cell.tags and first < cell.line < last
+    ]
     assert found, f"{page.name} has no cell tagged `answer` for {test.name}"
     for cell in found:
         program = merged(program, cell)
@@ -44,18 +52,24 @@ def merged(program: tangle.Program, answer: tangle.Cell) -> tangle.Program:
     """
     lines, new = answer.source.split("\n"), []
     for node in ast.parse(answer.source).body:
-        source = "\n".join(lines[bite.first_line(node) - 1:node.end_lineno])
+        source = "\n".join(lines[bite.first_line(node) - 1 : node.end_lineno])
         names = {name for name, _ in tangle.bindings(node)}
-        place = next(((cell, old) for cell in program.cells
-                      for old in ast.parse(cell.source).body
-                      if names & {name for name, _ in tangle.bindings(old)}
-                      and not isinstance(old, (ast.Import, ast.ImportFrom))), None)
+        place = next(
+            (
+                (cell, old)
+                for cell in program.cells
+                for old in ast.parse(cell.source).body
+                if names & {name for name, _ in tangle.bindings(old)}
+                and not isinstance(old, (ast.Import, ast.ImportFrom))
+            ),
+            None,
+        )
         if place is None:
             new.append(source)
             continue
         cell, old = place
         code = cell.source.split("\n")
-        code[bite.first_line(old) - 1:old.end_lineno] = [*new, source]
+        code[bite.first_line(old) - 1 : old.end_lineno] = [*new, source]
         new = []
         program = bite.changed(program, cell, "\n".join(code))
     assert not new, f"the last definition of {answer.chapter.name} is new"

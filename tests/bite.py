@@ -26,13 +26,15 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_tools")]
 
-import hypothesis  # noqa: F401  (this and PyTorch are imported once, for all the forks)
-import pytest
-import tangle
-import torch._dynamo  # noqa: F401  (2 s, which the first optimizer of a process takes)
+import hypothesis  # noqa: E402, F401  (this and PyTorch are imported once, for all the forks)
+import pytest  # noqa: E402
+import torch._dynamo  # noqa: E402, F401  (2 s, which the first optimizer of a process takes)
 
+import tangle  # noqa: E402
+
+# fmt: off
 FLIPS = [
     ("03", "targets not shifted", "targets[:, 1:]", "targets[:, :-1]"),
     ("03", "windows begin at chunks alone", "ends * (np.array(places) % 2)", "0"),
@@ -86,7 +88,7 @@ FLIPS = [
     ("18", "a folder overwritten", "not made.exists()", "True"),
     ("18", "any tokenizer will do", "size <= rows", "True"),
     ("19", "all processes read the same rows", "inputs[RANK::SIZE]", "inputs[::SIZE]"),
-    ("19", "all processes drop the same numbers", "torch.initial_seed(), RANK", "torch.initial_seed()"),
+    ("19", "all drop the same numbers", "initial_seed(), RANK", "initial_seed()"),
     ("19", "gradients travel with every batch", "if is_last else", "if True else"),
     ("19", "a process ends by a late signal", "signal.signal(number, lambda *_: None)", "pass"),
     ("19", "a loss of one's own", "sum(gather(loss)) / SIZE", "loss"),
@@ -94,6 +96,7 @@ FLIPS = [
     ("19", "all tell what is wrong", "[:RANK]:", "[:0]:"),
     ("19", "other runs go together", "other == things for", "True for"),
 ]
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +114,11 @@ def whole(chapter: str) -> Mutant:
     return Mutant(chapter, "nothing", tangle.tangle(pages, tangle.target(pages[-1])))
 
 
-def changed(program: tangle.Program, cell: tangle.Cell,
-            source: str) -> tangle.Program:
+def changed(program: tangle.Program, cell: tangle.Cell, source: str) -> tangle.Program:
     """The program with another source for one of its cells."""
-    cells = [dataclasses.replace(c, source=source) if c is cell else c
-             for c in program.cells]
+    cells = [
+        dataclasses.replace(c, source=source) if c is cell else c for c in program.cells
+    ]
     return dataclasses.replace(program, cells=cells)
 
 
@@ -131,7 +134,7 @@ def deletions(cell: tangle.Cell) -> Iterator[tuple[str, str]]:
     for node in ast.parse(cell.source).body:
         names = [name for name, _ in tangle.bindings(node)]
         if names and not isinstance(node, (ast.Import, ast.ImportFrom)):
-            kept = lines[:first_line(node) - 1] + lines[node.end_lineno:]
+            kept = lines[: first_line(node) - 1] + lines[node.end_lineno :]
             yield f"{', '.join(names)} left out", "\n".join(kept)
 
 
@@ -164,8 +167,9 @@ class QuickestFirst:
     def __init__(self, notes: Path):
         self.notes = notes  # a line a test: seconds, name
         lines = notes.read_text("utf-8").splitlines() if notes.exists() else []
-        self.seconds = {name: float(took) for took, name in
-                        (line.split(" ", 1) for line in lines)}
+        self.seconds = {
+            name: float(took) for took, name in (line.split(" ", 1) for line in lines)
+        }
 
     def pytest_collection_modifyitems(self, items: list) -> None:
         items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
@@ -191,16 +195,27 @@ def passes(program: tangle.Program, tests: list[Path]) -> bool:
             os.dup2(sink.fileno(), 2)
             os.chdir(tempfile.gettempdir())  # a broken program writes anywhere
             program.load(Path(program.file).stem)
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider",
-                                "-m", "not slow", *map(str, tests)], [plugin])
+            code = pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "not slow",
+                    *map(str, tests),
+                ],
+                [plugin],
+            )
         os._exit(0 if code == 0 else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def survives(mutant: Mutant) -> bool:
     """Whether the chapter's tests pass on a mutant."""
-    return passes(mutant.program, sorted(
-        (ROOT / "tests").glob(f"test_{mutant.chapter}_*.py")))
+    return passes(
+        mutant.program, sorted((ROOT / "tests").glob(f"test_{mutant.chapter}_*.py"))
+    )
 
 
 def main(chapters: list[str]) -> int:
@@ -212,7 +227,7 @@ def main(chapters: list[str]) -> int:
         assert survives(whole(chapter)), f"the tests of chapter {chapter} fail anyway"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(survives, found))
-    alive = [m for m, survived in zip(found, results) if survived]
+    alive = [m for m, survived in zip(found, results, strict=True) if survived]
     for mutant in alive:
         print(f"survives: chapter {mutant.chapter}, {mutant.wrong}")
     print(f"{len(found) - len(alive)} of {len(found)} mutants noticed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "book"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools", "tests")]
 
 import minigpt  # noqa: E402  (bite.py and test_book.py put another in its place)
 
@@ -35,6 +35,7 @@ def text(corpus) -> "minigpt.Corpus":
 @pytest.fixture
 def after_step(monkeypatch):
     """(step, do): call do() once, right after this training step."""
+
     def install(step, do):
         original, pending = minigpt.one_step, [do]
 

@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Callable
 
 import torch._dynamo  # the first optimizer of a process imports it
-import torch.distributed.run as torchrun
 import torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler as starter
+import torch.distributed.run as torchrun
 
 
 def forked(line: list[str], *, env: dict, **more) -> subprocess.Popen:
@@ -31,8 +31,10 @@ def become(line: list[str], env: dict) -> None:
     os.closerange(3, 4096)
     os.environ.clear()
     os.environ.update(env)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(
-        open(i, "wb", 0), encoding="utf-8", write_through=True) for i in (1, 2))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(i, "w"), encoding="utf-8", write_through=True)
+        for i in (1, 2)
+    )
     words = [word for word in line[1:] if word != "-u"]
     if words[:2] == ["-m", torchrun.__name__]:
         starter.Popen = lambda args, **more: forked([*args], **more)

@@ -33,9 +33,9 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "book")]
+sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools")]
 
-import tangle
+import tangle  # noqa: E402
 
 HEAVY = "15 16 03 01 04 14 12 19"  # begin with the pages that take longest
 
@@ -51,8 +51,10 @@ class Setting:
 
     def describe(self) -> str:
         """All that is said of a setting, on a line."""
-        return (f"{self.name} ({self.instructions or 'all'} instructions, seeds + "
-                f"{self.shift}{', bfloat16' * self.bfloat16})")
+        return (
+            f"{self.name} ({self.instructions or 'all'} instructions, seeds + "
+            f"{self.shift}{', bfloat16' * self.bfloat16})"
+        )
 
 
 SETTINGS = [
@@ -83,7 +85,8 @@ def prefer_bfloat16() -> None:
 
     pick = minigpt.pick_machine
     minigpt.pick_machine = lambda device="auto", dtype="auto": pick(
-        device, "bfloat16" if dtype == "auto" else dtype)
+        device, "bfloat16" if dtype == "auto" else dtype
+    )
 
 
 def complaint(cell: tangle.Cell, error: BaseException) -> str:
@@ -120,9 +123,10 @@ def run_page(path: Path, setting: Setting, timing: bool) -> None:
         if setting.bfloat16:
             prefer_bfloat16()
         left_out = {"skip-execution"} | (set() if timing else {"timing"})
-        run_cells([cell for cell in tangle.cells(path)
-                   if not left_out & {*cell.tags}],
-                  lambda line: print(line, file=report))
+        run_cells(
+            [cell for cell in tangle.cells(path) if not left_out & {*cell.tags}],
+            lambda line: print(line, file=report),
+        )
 
 
 def pages(names: Sequence[str]) -> list[Path]:
@@ -135,13 +139,21 @@ def pages(names: Sequence[str]) -> list[Path]:
 
 def start(path: Path, setting: Setting, timing: bool) -> list[str]:
     """Run a page in a process of its own; return its failures."""
-    command = [sys.executable, __file__, "--page", str(path), "--shift",
-               str(setting.shift)]
+    command = [
+        sys.executable,
+        __file__,
+        "--page",
+        str(path),
+        "--shift",
+        str(setting.shift),
+    ]
     command += ["--timing"] * timing + ["--bfloat16"] * setting.bfloat16
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
         # Some virtual machines announce AMX instructions and then cannot run them.
-        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+    }
     if setting.instructions:
         environment["ATEN_CPU_CAPABILITY"] = setting.instructions
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -160,8 +172,11 @@ def run_setting(paths: Sequence[Path], setting: Setting, timing: bool = False) -
     for line in sum(failures, []):
         print(line)
     failed = sum(map(len, failures))
-    print(f"{setting.describe()}: {len(paths)} pages, {failed} cells failed, "
-          f"{time.perf_counter() - began:.0f} s", flush=True)
+    print(
+        f"{setting.describe()}: {len(paths)} pages, {failed} cells failed, "
+        f"{time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
     return failed
 
 
@@ -180,16 +195,19 @@ def busy(count: int = 2):
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("pages", nargs="*", metavar="NN")
     parser.add_argument("--setting", choices=[s.name for s in SETTINGS])
     parser.add_argument("--shifts", type=int, default=0, metavar="N")
     parser.add_argument("--busy", action="store_true")
     for inner in ("--page", "--shift", "--timing", "--bfloat16"):  # see `start`
         kind = {"--page": dict(type=Path), "--shift": dict(type=int, default=0)}
-        parser.add_argument(inner, help=argparse.SUPPRESS,
-                            **kind.get(inner, dict(action="store_true")))
+        parser.add_argument(
+            inner, help=argparse.SUPPRESS, **kind.get(inner, dict(action="store_true"))
+        )
     args = parser.parse_args()
     if args.page:
         one = Setting("", shift=args.shift, bfloat16=args.bfloat16)
@@ -197,14 +215,18 @@ def main() -> int:
         return 0
     paths = pages(args.pages)
     if args.busy:
-        timed = [path for path in paths
-                 if any("timing" in cell.tags for cell in tangle.cells(path))]
+        timed = [
+            path
+            for path in paths
+            if any("timing" in cell.tags for cell in tangle.cells(path))
+        ]
         with busy():
             return int(run_setting(timed, Setting("busy"), timing=True) > 0)
     chosen = [s for s in SETTINGS if args.setting in (None, s.name)]
     if args.shifts:
-        chosen = [Setting(f"shift {n}", "default", shift=n)
-                  for n in range(1, args.shifts + 1)]
+        chosen = [
+            Setting(f"shift {n}", "default", shift=n) for n in range(1, args.shifts + 1)
+        ]
     return int(sum([run_setting(paths, setting) for setting in chosen]) > 0)
 
 

@@ -33,11 +33,30 @@ class Oven(Settings):
 
 # For each setting, in the design's order, a value next to the allowed ones.
 SENSELESS = dict(
-    vocab_size=3, context_length=1, d_model=0, n_layers=0, n_heads=0, d_ff=-1,
-    dropout=1.0, batch_size=0, grad_accum=0, max_steps=0, learning_rate=-1e-9,
-    min_learning_rate=-1e-9, warmup_steps=-1, weight_decay=-1e-9, beta1=1.0,
-    beta2=1.0, grad_clip=0.0, eval_interval=0, eval_windows=0,
-    sample_interval=0, sample_prompt=0, checkpoint_interval=0, seed=-1, device=0,
+    vocab_size=3,
+    context_length=1,
+    d_model=0,
+    n_layers=0,
+    n_heads=0,
+    d_ff=-1,
+    dropout=1.0,
+    batch_size=0,
+    grad_accum=0,
+    max_steps=0,
+    learning_rate=-1e-9,
+    min_learning_rate=-1e-9,
+    warmup_steps=-1,
+    weight_decay=-1e-9,
+    beta1=1.0,
+    beta2=1.0,
+    grad_clip=0.0,
+    eval_interval=0,
+    eval_windows=0,
+    sample_interval=0,
+    sample_prompt=0,
+    checkpoint_interval=0,
+    seed=-1,
+    device=0,
     dtype=None,
 )
 
@@ -55,20 +74,44 @@ def test_setting_keeps_its_default_meaning_and_range():
     assert salt.metadata["span"] == (-inf, inf)
 
 
-@pytest.mark.parametrize("name, value", [
-    ("degrees", 50.0), ("degrees", 250.0), ("degrees", 100), ("salt", -1e300),
-    ("minutes", 1), ("minutes", 10**12), ("fan", True), ("dish", ""),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("degrees", 50.0),
+        ("degrees", 250.0),
+        ("degrees", 100),
+        ("salt", -1e300),
+        ("minutes", 1),
+        ("minutes", 10**12),
+        ("fan", True),
+        ("dish", ""),
+    ],
+)
 def test_value_of_the_right_type_and_in_range_is_taken(name, value):
     assert getattr(Oven(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize("name, value", [
-    ("degrees", 49.9), ("degrees", 250.1), ("degrees", inf), ("degrees", nan),
-    ("degrees", "180"), ("degrees", True), ("salt", nan), ("salt", None),
-    ("minutes", 0), ("minutes", 1.0), ("minutes", True), ("minutes", "1"),
-    ("fan", 1), ("fan", "yes"), ("dish", 7), ("dish", None),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("degrees", 49.9),
+        ("degrees", 250.1),
+        ("degrees", inf),
+        ("degrees", nan),
+        ("degrees", "180"),
+        ("degrees", True),
+        ("salt", nan),
+        ("salt", None),
+        ("minutes", 0),
+        ("minutes", 1.0),
+        ("minutes", True),
+        ("minutes", "1"),
+        ("fan", 1),
+        ("fan", "yes"),
+        ("dish", 7),
+        ("dish", None),
+    ],
+)
 def test_value_of_a_wrong_type_or_out_of_range_is_refused(name, value):
     with pytest.raises(MiniGPTError, match=f"^{name} is {value!r}: "):
         Oven(**{name: value})

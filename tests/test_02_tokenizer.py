@@ -7,8 +7,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from book.tangle import oracle
 from minigpt import EOS, PAD, SPECIAL_TOKENS, UNK, MiniGPTError, Tokenizer
+from tangle import oracle
 
 encode_slowly = oracle("tokenizer", "encode_slowly", vars(minigpt))
 any_text = st.text(st.characters(exclude_categories=()))  # surrogates, too
@@ -77,10 +77,16 @@ def test_other_ways_to_treat_errors_are_strict():
         Tokenizer("a").encode("ab", errors="ignore")
 
 
-@pytest.mark.parametrize("size, dtype", [
-    (0, np.uint8), (253, np.uint8), (254, np.uint16), (65_533, np.uint16),
-    (65_534, np.uint32),
-])
+@pytest.mark.parametrize(
+    "size, dtype",
+    [
+        (0, np.uint8),
+        (253, np.uint8),
+        (254, np.uint16),
+        (65_533, np.uint16),
+        (65_534, np.uint32),
+    ],
+)
 def test_ids_are_as_small_as_the_vocabulary_allows(size, dtype):
     characters = "".join(map(chr, range(size)))
     ids = Tokenizer(characters).encode(characters)

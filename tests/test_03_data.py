@@ -21,8 +21,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import (EOS, IGNORED, PAD, UNK, Corpus, Dataset, MiniGPTError, Tokenizer,
-                     choose_cut, pieces, read_corpus, read_documents)
+from minigpt import (
+    EOS,
+    IGNORED,
+    PAD,
+    UNK,
+    Corpus,
+    Dataset,
+    MiniGPTError,
+    Tokenizer,
+    choose_cut,
+    pieces,
+    read_corpus,
+    read_documents,
+)
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -46,7 +58,9 @@ def skipped(source: Path) -> dict[str, int]:
 def same(a: Corpus, b: Corpus) -> bool:
     return a.fingerprint() == b.fingerprint() and (
         a.tokenizer.characters == b.tokenizer.characters
-        and np.array_equal(a.train, b.train) and np.array_equal(a.val, b.val))
+        and np.array_equal(a.train, b.train)
+        and np.array_equal(a.val, b.val)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +98,19 @@ def test_an_archive_gives_what_its_folder_gives(corpus, read, tmp_path, format):
     assert same(read_corpus(Path(archive)), read)
 
 
-@pytest.mark.parametrize("format, ending", [
-    ("gztar", "tgz"), ("zip", "ZIP"), ("gztar", "Tar.Gz"), ("xztar", "TAR.XZ"),
-    ("xztar", "txz"), ("bztar", "tbz2"), ("zip", "whl"), ("zip", "egg")])
+@pytest.mark.parametrize(
+    "format, ending",
+    [
+        ("gztar", "tgz"),
+        ("zip", "ZIP"),
+        ("gztar", "Tar.Gz"),
+        ("xztar", "TAR.XZ"),
+        ("xztar", "txz"),
+        ("bztar", "tbz2"),
+        ("zip", "whl"),
+        ("zip", "egg"),
+    ],
+)
 def test_an_archive_may_have_its_other_name(corpus, read, tmp_path, format, ending):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
     assert same(read_corpus(archive.rename(tmp_path / f"b.{ending}")), read)
@@ -156,8 +180,15 @@ def test_other_endings_are_taken_on_request(tmp_path):
 
 
 def test_what_others_wrote_is_left_out(tmp_path):
-    for name in (".venv/lib/a.py", "x/site-packages/b.py", "node_modules/c.py",
-                 "x/__pycache__/d.py", ".git/e.py", "x/y/f.py", "g.py"):
+    for name in (
+        ".venv/lib/a.py",
+        "x/site-packages/b.py",
+        "node_modules/c.py",
+        "x/__pycache__/d.py",
+        ".git/e.py",
+        "x/y/f.py",
+        "g.py",
+    ):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text(f"# {name}")
     expected = ["# g.py", "# x/y/f.py"]
@@ -177,20 +208,34 @@ def test_a_source_inside_a_hidden_folder_is_read(tmp_path):
 
 def test_what_is_skipped_is_counted_in_plain_words(tmp_path):
     folder = write(
-        tmp_path / "in", a_py="x = 1\n", b_py="x = 1\n", c_py="x = 1\r\n",
-        d_py="", e_py=b"", f_py="\ufeff", g_py="# λ", h_py=b"\xff",
-        i_txt="y = 2\n", j_py="x = '\0'\n")
+        tmp_path / "in",
+        a_py="x = 1\n",
+        b_py="x = 1\n",
+        c_py="x = 1\r\n",
+        d_py="",
+        e_py=b"",
+        f_py="\ufeff",
+        g_py="# λ",
+        h_py=b"\xff",
+        i_txt="y = 2\n",
+        j_py="x = '\0'\n",
+    )
     assert sorted(documents(folder)) == ["# λ", "x = 1\n"]
-    assert skipped(folder) == {
-        "duplicate": 2, "empty": 3, "not UTF-8": 1, "binary": 1}
+    assert skipped(folder) == {"duplicate": 2, "empty": 3, "not UTF-8": 1, "binary": 1}
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"\tx\f\n\x1b[0m\n", None), (b"x" * 10**6, None),
-    ("x = 1  # \ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
-    ("# déjà vu".encode("latin-1"), "not UTF-8"),
-    ("x = 1".encode("utf-16"), "not UTF-8"), (b"\xef\xbb\xbf", "empty"),
-    ("x = 1".encode("utf-16-le"), "binary")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"\tx\f\n\x1b[0m\n", None),
+        (b"x" * 10**6, None),
+        ("x = 1  # \ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
+        ("# déjà vu".encode("latin-1"), "not UTF-8"),
+        ("x = 1".encode("utf-16"), "not UTF-8"),
+        (b"\xef\xbb\xbf", "empty"),
+        ("x = 1".encode("utf-16-le"), "binary"),
+    ],
+)
 def test_odd_texts_are_taken_or_counted(tmp_path, content, reason):
     folder = write(tmp_path / "in", a_py=content, b_py="y = 2\n")
     assert skipped(folder) == ({reason: 1} if reason else {})
@@ -249,8 +294,11 @@ def test_links_are_followed_once_and_loops_have_an_end(tmp_path):
     (folder / "nowhere.py").symlink_to(folder / "missing.py")
     (folder / "again.py").symlink_to(folder / "a.py")
     assert documents(folder) == ["x = 1\n"]
-    assert skipped(folder) == {"not readable": 2, "duplicate": 1,
-                               "linked folder, not followed": 1}
+    assert skipped(folder) == {
+        "not readable": 2,
+        "duplicate": 1,
+        "linked folder, not followed": 1,
+    }
 
 
 def test_a_linked_folder_is_counted_unless_it_would_be_left_out(tmp_path):
@@ -295,9 +343,13 @@ def test_nothing_is_written_whatever_the_names_in_an_archive(tmp_path):
 
 
 def test_members_that_are_no_files_are_left_out(tmp_path):
-    kinds = {"device.py": tarfile.CHRTYPE, "pipe.py": tarfile.FIFOTYPE,
-             "away.py": tarfile.SYMTYPE, "hard.py": tarfile.LNKTYPE,
-             "folder.py": tarfile.DIRTYPE}
+    kinds = {
+        "device.py": tarfile.CHRTYPE,
+        "pipe.py": tarfile.FIFOTYPE,
+        "away.py": tarfile.SYMTYPE,
+        "hard.py": tarfile.LNKTYPE,
+        "folder.py": tarfile.DIRTYPE,
+    }
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name, kind in kinds.items():
             member = tarfile.TarInfo(name)
@@ -331,7 +383,7 @@ def test_an_archive_that_is_none_is_refused_by_name(tmp_path, name):
 def test_an_archive_that_was_cut_short_is_refused(corpus, tmp_path, format, share):
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, corpus))
     content = archive.read_bytes()
-    archive.write_bytes(content[:int(share * len(content))])
+    archive.write_bytes(content[: int(share * len(content))])
     with pytest.raises(MiniGPTError, match="cannot be read"):
         read_corpus(archive)
 
@@ -343,7 +395,7 @@ def test_an_archive_with_checksums_that_was_changed_is_refused(tmp_path, format)
     archive = Path(shutil.make_archive(str(tmp_path / "a"), format, folder))
     content = bytearray(archive.read_bytes())
     middle = len(content) // 2  # so that the beginning can still be read
-    content[middle:middle + 20] = b"\xff" * 20
+    content[middle : middle + 20] = b"\xff" * 20
     archive.write_bytes(content)
     with pytest.raises(MiniGPTError, match="cannot be read"):
         read_corpus(archive)
@@ -355,7 +407,7 @@ def test_a_damaged_header_in_a_bare_tar_is_refused(corpus, tmp_path):
     content = bytearray(archive.read_bytes())
     with tarfile.open(archive) as members:
         header = [*members][20].offset
-    content[header:header + 100] = b"\xff" * 100
+    content[header : header + 100] = b"\xff" * 100
     archive.write_bytes(content)
     with pytest.raises(MiniGPTError, match="cannot be read.*cut short"):
         read_corpus(archive)
@@ -375,8 +427,11 @@ def test_a_list_of_endings_without_one_is_refused(corpus, suffix):
 
 def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
     folder = write(tmp_path / "in", a_py=b"\xff", b_txt="b", c_txt="c")
-    with pytest.raises(MiniGPTError, match=r"in has no text in files \*\.py; "
-                       r"skipped 1: not UTF-8; it has 2 .txt, 1 .py: .*--suffix"):
+    with pytest.raises(
+        MiniGPTError,
+        match=r"in has no text in files \*\.py; "
+        r"skipped 1: not UTF-8; it has 2 .txt, 1 .py: .*--suffix",
+    ):
         read_corpus(folder)
     with pytest.raises(MiniGPTError, match="has no text.* it has no files"):
         read_corpus(write(tmp_path / "empty"))
@@ -385,8 +440,11 @@ def test_sources_without_a_text_are_refused_with_the_reasons(tmp_path):
 def test_a_named_file_that_is_no_text_is_told_where(tmp_path):
     """One byte of Windows in a long text would be sought for long."""
     folder = write(tmp_path / "in", a_txt=b"it is\n" * 9999 + b"it\x92s", b_py="")
-    with pytest.raises(MiniGPTError, match=r"a.txt cannot be read \(it is not "
-                       r"UTF-8: byte 59,996 is 0x92\): .* in UTF-8"):
+    with pytest.raises(
+        MiniGPTError,
+        match=r"a.txt cannot be read \(it is not "
+        r"UTF-8: byte 59,996 is 0x92\): .* in UTF-8",
+    ):
         read_corpus(folder / "a.txt")
     with pytest.raises(MiniGPTError, match="b.py cannot be read .it is empty"):
         read_corpus(folder / "b.py")
@@ -413,20 +471,29 @@ def test_a_tokenizer_that_is_given_is_used(tmp_path):
 
 def test_a_text_that_a_tokenizer_hardly_knows_is_refused(tmp_path):
     folder = write(tmp_path / "in", a_txt="学而时习之" * 9 + "ab" * 99)
-    with pytest.raises(MiniGPTError, match="45 of 244 characters are not in the "
-                       "vocabulary of the model: .*--init"):
+    with pytest.raises(
+        MiniGPTError,
+        match="45 of 244 characters are not in the vocabulary of the model: .*--init",
+    ):
         read_corpus(folder, ".txt", Tokenizer("ab"))
-    assert 45 == (read_corpus(folder, ".txt").train > UNK + 2).sum()
+    assert (read_corpus(folder, ".txt").train > UNK + 2).sum() == 45
 
 
 # --- the split -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("documents, cut, where", [
-    (10, 900, "between two documents"), (15, 1300, "between two documents"),
-    (2, 180, "within a document"), (1, 90, "within a document")])
+@pytest.mark.parametrize(
+    "documents, cut, where",
+    [
+        (10, 900, "between two documents"),
+        (15, 1300, "between two documents"),
+        (2, 180, "within a document"),
+        (1, 90, "within a document"),
+    ],
+)
 def test_validation_begins_with_the_document_nearest_to_nine_tenths(
-        tmp_path, documents, cut, where, capsys):
+    tmp_path, documents, cut, where, capsys
+):
     names = "abcdefghijklmno"[:documents]
     files = {f"{name}_py": name * 99 for name in names}  # and an <eos>
     corpus = read_corpus(write(tmp_path / "in", **files))
@@ -467,9 +534,11 @@ def test_the_fingerprint_covers_vocabulary_and_both_splits(read):
     changed = read.train.copy()
     changed[7] += 1
     all_of_them = [
-        read, Corpus(other, read.train, read.val),
+        read,
+        Corpus(other, read.train, read.val),
         Corpus(read.tokenizer, changed, read.val),
-        Corpus(read.tokenizer, read.train[:-1], read.val)]
+        Corpus(read.tokenizer, read.train[:-1], read.val),
+    ]
     assert len({corpus.fingerprint() for corpus in all_of_them}) == 4
 
 
@@ -530,7 +599,7 @@ def first_ids(dataset: Dataset, epoch: int, seed: int) -> list[list[int]]:
     T, n, rows = dataset.context_length, dataset.n_chunks, []
     for i, chunk in enumerate(minigpt.shuffled(n, seed, epoch)):
         start = chunk * T
-        ends = np.flatnonzero(dataset.ids[start:start + T] == EOS)
+        ends = np.flatnonzero(dataset.ids[start : start + T] == EOS)
         if (epoch * n + i) % 2 and len(ends):
             start = min(start + ends[0], len(dataset.ids) - 1 - T)
         rows += dataset.windows(np.array([start]))[0].tolist()
@@ -539,8 +608,11 @@ def first_ids(dataset: Dataset, epoch: int, seed: int) -> list[list[int]]:
 
 def test_epochs_hold_each_chunk_once_in_an_order_of_their_own(dataset):
     n = dataset.n_chunks
-    orders = {(seed, epoch): dataset.batch(epoch, n, seed)[0].tolist()
-              for seed in (0, 1) for epoch in (0, 1, 2)}
+    orders = {
+        (seed, epoch): dataset.batch(epoch, n, seed)[0].tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    }
     for (seed, epoch), order in orders.items():
         assert order == first_ids(dataset, epoch, seed)
     starts = [[tuple(row) for row in order] for order in orders.values()]
@@ -548,14 +620,17 @@ def test_epochs_hold_each_chunk_once_in_an_order_of_their_own(dataset):
 
 
 def test_every_end_of_a_file_is_asked_for_and_begun_with_in_some_epoch(
-        dataset, monkeypatch):
+    dataset, monkeypatch
+):
     ends = {*(np.flatnonzero(dataset.ids == EOS)).tolist()} - {0}
     ends = {end for end in ends if end < dataset.n_chunks * dataset.context_length}
     asked, begun, original = set(), set(), dataset.windows
 
     def windows(starts):
         begun.update(starts.tolist())
-        asked.update(p for start in starts.tolist() for p in range(start + 1, start + 33))
+        asked.update(
+            p for start in starts.tolist() for p in range(start + 1, start + 33)
+        )
         return original(starts)
 
     monkeypatch.setattr(dataset, "windows", windows)
@@ -565,12 +640,15 @@ def test_every_end_of_a_file_is_asked_for_and_begun_with_in_some_epoch(
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 12), st.integers(1, 12))
+@given(
+    st.lists(st.integers(0, 30), max_size=20), st.integers(1, 12), st.integers(1, 12)
+)
 @example([16], 8, 4)
 def test_each_row_of_a_batch_asks_for_as_many_characters(lengths, T, rest):
     """Also where a file ends in the last chunk, and no window fits behind it."""
-    ids = np.concatenate([[UNK + 1] * n + [EOS] for n in [T, *lengths]]
-                         + [[UNK + 1] * rest])
+    ids = np.concatenate(
+        [[UNK + 1] * n + [EOS] for n in [T, *lengths]] + [[UNK + 1] * rest]
+    )
     dataset = Dataset(ids.astype(np.uint8), T)
     for number in range(4):
         inputs, targets = dataset.batch(number, dataset.n_chunks, seed=0)

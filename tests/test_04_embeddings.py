@@ -4,14 +4,12 @@ import pytest
 import torch
 
 import minigpt
-from book.tangle import oracle
 from minigpt import Embeddings, ModelConfig
+from tangle import oracle
 
 torch.manual_seed(0)
 TWO_IDS = {"ids": torch.arange(2), "E": torch.eye(2)}  # the cell's own check
-embed_by_product = oracle(
-    "embeddings", "embed_by_product", vars(minigpt) | TWO_IDS
-)
+embed_by_product = oracle("embeddings", "embed_by_product", vars(minigpt) | TWO_IDS)
 
 V, T, C = 11, 6, 8
 SHAPE = dict(vocab_size=V, context_length=T, d_model=C, n_heads=2)
@@ -26,7 +24,7 @@ def make_layer(dropout: float = 0.0) -> Embeddings:
 def test_vector_is_the_row_of_the_token_plus_that_of_its_position(start):
     layer = make_layer()
     positions = layer.position_embedding.weight[start : start + 3]
-    for ids, vectors in zip(IDS, layer(IDS, start)):
+    for ids, vectors in zip(IDS, layer(IDS, start), strict=True):
         token = embed_by_product(ids, layer.token_embedding.weight)
         torch.testing.assert_close(vectors, token + positions)
 

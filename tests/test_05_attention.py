@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from book.tangle import oracle
 from minigpt import attention
+from tangle import oracle
 
 
 def random_qkv(*lead: int, past: int = 0, T: int = 6, D: int = 16, seed=0):
@@ -15,12 +15,13 @@ def random_qkv(*lead: int, past: int = 0, T: int = 6, D: int = 16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(*lead, n, D) for n in (T, past + T, past + T)]
     return [
-        torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in shapes
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
     ]
 
 
-given_names = vars(minigpt) | dict(zip("qkv", random_qkv()))  # for its check
+given_names = vars(minigpt) | dict(
+    zip("qkv", random_qkv(), strict=True)
+)  # for its check
 given_names["attention_by_loops"] = oracle(
     "attention", "attention_by_loops", vars(minigpt)
 )

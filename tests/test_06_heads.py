@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import minigpt
-from book.tangle import oracle
 from minigpt import ModelConfig, MultiHeadAttention
+from tangle import oracle
 
 HeadsOneByOne = oracle("heads", "HeadsOneByOne", vars(minigpt))
 C, H, D = 12, 3, 4
@@ -21,10 +21,14 @@ def one_by_one(layer: MultiHeadAttention) -> torch.nn.Module:
     """The chapter's list of heads, with the weights of a layer."""
     slow = HeadsOneByOne(C, layer.n_heads).double()
     slow.proj.load_state_dict(layer.proj.state_dict())
-    roles = [getattr(head, role) for role in ("query", "key", "value")
-             for head in slow.heads]
-    parts = zip(layer.qkv.weight.split(C // layer.n_heads),
-                layer.qkv.bias.split(C // layer.n_heads))
+    roles = [
+        getattr(head, role) for role in ("query", "key", "value") for head in slow.heads
+    ]
+    parts = zip(
+        layer.qkv.weight.split(C // layer.n_heads),
+        layer.qkv.bias.split(C // layer.n_heads),
+        strict=True,
+    )
     for linear, (weight, bias) in zip(roles, parts, strict=True):
         linear.load_state_dict({"weight": weight, "bias": bias})
     return slow
@@ -54,7 +58,7 @@ def test_remembered_keys_and_values_stand_in_for_the_past():
 
     def remember(k, v):
         seen.append((k, v))
-        return (torch.cat(all_so_far, dim=2) for all_so_far in zip(*seen))
+        return (torch.cat(all_so_far, dim=2) for all_so_far in zip(*seen, strict=True))
 
     pieces = [layer(piece, remember) for piece in x.split([2, 1, 2], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), layer(x))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import minigpt
-from book.tangle import oracle
 from minigpt import MLP, Block, ModelConfig
+from tangle import oracle
 
 gelu_by_hand = oracle("block", "gelu_by_hand", vars(minigpt))
 norm_by_hand = oracle("block", "norm_by_hand", vars(minigpt))

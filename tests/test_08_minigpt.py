@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 import minigpt
-from book.tangle import oracle
 from minigpt import MiniGPT, ModelConfig, count_parameters, make_configs
+from tangle import oracle
 
-SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=3,
-                    n_heads=3, dropout=0.0)
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=8, d_model=24, n_layers=3, n_heads=3, dropout=0.0
+)
 
 
 def make_model(config: ModelConfig = SHAPE) -> MiniGPT:
@@ -34,9 +35,15 @@ def test_loss_at_the_start_is_that_of_betting_on_nothing(preset):
     assert loss.item() == pytest.approx(math.log(99), rel=0.02)
 
 
-@pytest.mark.parametrize("V, T, C, L", [
-    (99, 512, 512, 8), (99, 64, 48, 2), (7, 5, 4, 1), (50_257, 1024, 768, 12),
-])
+@pytest.mark.parametrize(
+    "V, T, C, L",
+    [
+        (99, 512, 512, 8),
+        (99, 64, 48, 2),
+        (7, 5, 4, 1),
+        (50_257, 1024, 768, 12),
+    ],
+)
 def test_number_of_parameters_is_that_of_the_formula(V, T, C, L):
     count_by_formula = oracle("minigpt", "count_by_formula", vars(minigpt))
     with torch.device("meta"):  # shapes alone
@@ -44,9 +51,13 @@ def test_number_of_parameters_is_that_of_the_formula(V, T, C, L):
     assert count_parameters(model) == count_by_formula(V, T, C, L)
 
 
-@pytest.mark.parametrize("preset, least, most", [
-    ("full", 25.55e6, 25.65e6), ("tiny", 1, 100_000),
-])
+@pytest.mark.parametrize(
+    "preset, least, most",
+    [
+        ("full", 25.55e6, 25.65e6),
+        ("tiny", 1, 100_000),
+    ],
+)
 def test_preset_is_as_large_as_the_design_says(preset, least, most):
     with torch.device("meta"):
         model = MiniGPT(make_configs(preset)[0])
@@ -94,7 +105,9 @@ class Past:
 
     def append(self, layer: int, *keys_and_values: torch.Tensor):
         self.seen.setdefault(layer, []).append(keys_and_values)
-        return (torch.cat(so_far, dim=2) for so_far in zip(*self.seen[layer]))
+        return (
+            torch.cat(so_far, dim=2) for so_far in zip(*self.seen[layer], strict=True)
+        )
 
 
 def test_text_can_be_read_in_pieces_with_what_each_block_remembers():
@@ -107,8 +120,9 @@ def test_text_can_be_read_in_pieces_with_what_each_block_remembers():
 
 # Initialisation: at d_ff != 4 C, so that each kind of matrix has its own size
 
-WIDE = ModelConfig(vocab_size=99, context_length=128, d_model=128, n_layers=3,
-                   n_heads=4, d_ff=300)
+WIDE = ModelConfig(
+    vocab_size=99, context_length=128, d_model=128, n_layers=3, n_heads=4, d_ff=300
+)
 DEVIATIONS = {
     "token_embedding.weight": 0.5,
     "position_embedding.weight": 0.5,
@@ -131,8 +145,11 @@ def test_matrix_starts_with_the_deviation_of_its_kind(name, std):
 
 
 def test_biases_start_at_zero_and_scales_of_norms_at_one():
-    vectors = {n: p for n, p in make_model(WIDE).named_parameters()
-               if not n.endswith(tuple(DEVIATIONS))}
+    vectors = {
+        n: p
+        for n, p in make_model(WIDE).named_parameters()
+        if not n.endswith(tuple(DEVIATIONS))
+    }
     assert all(p.dim() == 1 for p in vectors.values())
     for name, p in vectors.items():
         assert (p == (0 if name.endswith("bias") else 1)).all(), name

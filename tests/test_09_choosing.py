@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import minigpt
-from book.tangle import oracle
 from minigpt import (
     EOS,
     PAD,
@@ -26,6 +25,7 @@ from minigpt import (
     uncached,
     window_start,
 )
+from tangle import oracle
 
 LOGITS = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]).log()
 FIVE = {"logits": LOGITS[None], "letters": "abcde"}  # for the cell's own check
@@ -41,11 +41,20 @@ def draw(logits: Tensor, n: int = 100, **knobs) -> Tensor:
 # The settings
 
 
-@pytest.mark.parametrize("name, value", [
-    ("max_new_tokens", -1), ("min_new_tokens", -1), ("temperature", -0.1),
-    ("temperature", math.nan), ("top_k", -1), ("top_k", 2.0), ("top_p", 0.0),
-    ("top_p", 1.1), ("seed", -1),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("max_new_tokens", -1),
+        ("min_new_tokens", -1),
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_k", 2.0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("seed", -1),
+    ],
+)
 def test_senseless_value_is_refused_by_name(name, value):
     with pytest.raises(MiniGPTError, match=f"^{name} is {value}: "):
         GenerateConfig(**{name: value})
@@ -61,12 +70,22 @@ def test_cuts_are_off_by_default_and_the_config_cannot_change():
 # Choosing
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [
-    (1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 0, 1.0), (1.0, 3, 1.0), (1.0, 9, 1.0),
-    (1.0, 0, 0.65), (1.0, 0, 0.75), (0.7, 4, 0.9),
-    (1.0, 2, 0.55),  # top-p before top-k would keep two
-    (0.5, 0, 0.5), (2.0, 0, 0.6),  # before the temperature, two and two
-])
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p",
+    [
+        (1.0, 0, 1.0),
+        (0.5, 0, 1.0),
+        (2.0, 0, 1.0),
+        (1.0, 3, 1.0),
+        (1.0, 9, 1.0),
+        (1.0, 0, 0.65),
+        (1.0, 0, 0.75),
+        (0.7, 4, 0.9),
+        (1.0, 2, 0.55),  # top-p before top-k would keep two
+        (0.5, 0, 0.5),
+        (2.0, 0, 0.6),  # before the temperature, two and two
+    ],
+)
 def test_tokens_are_drawn_as_often_as_the_loop_says(temperature, top_k, top_p):
     expected = kept_by_hand(LOGITS, temperature, top_k, top_p)
     n = 20_000
@@ -88,17 +107,22 @@ def test_tokens_that_are_drawn_are_those_that_the_loop_keeps(
 ):
     logits = torch.tensor(quarters) / 4  # so that none is too rare to be drawn
     kept = kept_by_hand(logits, temperature, top_k, top_p)
-    drawn = draw(
-        logits, 4000, temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    drawn = draw(logits, 4000, temperature=temperature, top_k=top_k, top_p=top_p)
     assert {*drawn.tolist()} == {*kept}
 
 
-@pytest.mark.parametrize("knobs", [
-    dict(temperature=0), dict(temperature=0, top_k=2, top_p=0.5),
-    dict(temperature=2.0, top_k=1), dict(temperature=2.0, top_p=1e-9),
-    dict(temperature=1e-4), dict(temperature=1e-30), dict(temperature=1e-308),
-])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        dict(temperature=0),
+        dict(temperature=0, top_k=2, top_p=0.5),
+        dict(temperature=2.0, top_k=1),
+        dict(temperature=2.0, top_p=1e-9),
+        dict(temperature=1e-4),
+        dict(temperature=1e-30),
+        dict(temperature=1e-308),
+    ],
+)
 def test_extreme_knobs_take_the_likeliest_token_of_each_row(knobs):
     logits = torch.tensor([[1e4, 1e4 - 1, -1e4, -math.inf], [0, 1, 2, 9]])
     generator = torch.Generator().manual_seed(0)
@@ -146,8 +170,16 @@ def test_model_without_a_memory_reads_the_window_and_guesses_at_its_end():
 
 def small_model() -> MiniGPT:
     torch.manual_seed(0)
-    return MiniGPT(ModelConfig(vocab_size=8, context_length=6, d_model=16,
-                               n_layers=1, n_heads=2, dropout=0.5))
+    return MiniGPT(
+        ModelConfig(
+            vocab_size=8,
+            context_length=6,
+            d_model=16,
+            n_layers=1,
+            n_heads=2,
+            dropout=0.5,
+        )
+    )
 
 
 def test_model_that_writes_drops_nothing_and_keeps_nothing_for_learning():
@@ -194,11 +226,13 @@ def test_same_seed_writes_the_same_whatever_else_is_random():
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 @pytest.mark.parametrize("min_new_tokens", [0, 40])
-def test_padding_and_unknown_characters_are_never_written(
-    temperature, min_new_tokens
-):
-    text = write(eager(PAD, UNK), temperature=temperature, max_new_tokens=40,
-                 min_new_tokens=min_new_tokens)
+def test_padding_and_unknown_characters_are_never_written(temperature, min_new_tokens):
+    text = write(
+        eager(PAD, UNK),
+        temperature=temperature,
+        max_new_tokens=40,
+        min_new_tokens=min_new_tokens,
+    )
     assert len(text) == 40
     assert {token for [token] in text} <= {3, 4, 5, 6, 7}
 
@@ -282,6 +316,7 @@ def test_empty_prompt_is_refused():
 
 def test_where_no_id_ends_a_text_none_is_forbidden_at_its_beginning():
     """-1 is no id; counted from the end it would be the last one."""
+
     def favours_the_last(text):
         return torch.nn.functional.one_hot(torch.tensor([8]), 9).float()
 

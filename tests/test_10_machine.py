@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-import minigpt
 from minigpt import Machine, MiniGPTError, pick_machine, seed_dropout
 
 CPU = Machine(torch.device("cpu"), torch.float32)
@@ -22,10 +21,12 @@ def pretend(monkeypatch):
     def install(cuda=False, mps=False, capability=(9, 0)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        monkeypatch.setattr(torch.cuda, "get_device_capability",
-                            lambda device: capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name",
-                            lambda device: "GPU of dreams")
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device: capability
+        )
+        monkeypatch.setattr(
+            torch.cuda, "get_device_name", lambda device: "GPU of dreams"
+        )
 
         def zeros(size, device):
             there = SimpleNamespace(device=torch.device(device))
@@ -39,13 +40,16 @@ def pretend(monkeypatch):
 # --- what is there ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("there, device, dtype", [
-    (dict(cuda=True, mps=True, capability=(8, 0)), "cuda", torch.bfloat16),
-    (dict(cuda=True, capability=(9, 0)), "cuda", torch.bfloat16),
-    (dict(cuda=True, capability=(7, 5)), "cuda", torch.float32),
-    (dict(mps=True), "mps", torch.float32),
-    (dict(), "cpu", torch.float32),
-])
+@pytest.mark.parametrize(
+    "there, device, dtype",
+    [
+        (dict(cuda=True, mps=True, capability=(8, 0)), "cuda", torch.bfloat16),
+        (dict(cuda=True, capability=(9, 0)), "cuda", torch.bfloat16),
+        (dict(cuda=True, capability=(7, 5)), "cuda", torch.float32),
+        (dict(mps=True), "mps", torch.float32),
+        (dict(), "cpu", torch.float32),
+    ],
+)
 def test_auto_takes_the_best_that_is_there(pretend, there, device, dtype):
     pretend(**there)
     assert pick_machine() == Machine(torch.device(device), dtype)
@@ -65,15 +69,16 @@ def test_a_device_that_is_not_there_is_refused(device):
         pick_machine(device)
 
 
-def test_a_gpu_that_is_too_old_for_this_pytorch_is_found_at_once(
-        pretend, monkeypatch):
+def test_a_gpu_that_is_too_old_for_this_pytorch_is_found_at_once(pretend, monkeypatch):
     """Memory can be had on it; the first sum cannot."""
+
     def no_kernel(dim):
         raise RuntimeError("CUDA error: no kernel image is available\n" * 99)
 
     pretend(cuda=True)
-    monkeypatch.setattr(torch, "zeros", lambda size, device:
-                        SimpleNamespace(cumsum=no_kernel))
+    monkeypatch.setattr(
+        torch, "zeros", lambda size, device: SimpleNamespace(cumsum=no_kernel)
+    )
     with pytest.raises(MiniGPTError, match=r"'cuda'.*no kernel.*cpu") as refused:
         pick_machine()
     assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)

@@ -7,15 +7,24 @@ import torch
 import torch.nn.functional as F
 
 import minigpt
-from book.tangle import oracle
 from minigpt import MiniGPT, ModelConfig
+from tangle import oracle
 
 
 def read_tape() -> SimpleNamespace:
     """What the cells of the tape define; each is run with those before it."""
     given = dict(vars(minigpt))
-    for name in ("Node", "backward", "matmul", "gelu", "normalise", "embed", "attend",
-                 "cross_entropy", "loss_of"):
+    for name in (
+        "Node",
+        "backward",
+        "matmul",
+        "gelu",
+        "normalise",
+        "embed",
+        "attend",
+        "cross_entropy",
+        "loss_of",
+    ):
         found = oracle("way_back", name, given)
         given |= getattr(found, "__globals__", {}) | {name: found}
     return SimpleNamespace(**given)
@@ -41,9 +50,11 @@ OPERATIONS = {
     "gelu": (tape.gelu, lambda x: F.gelu(x, approximate="tanh"), (2, 3)),
     "normalise": (tape.normalise, lambda x: F.layer_norm(x, (6,)), (2, 3, 6)),
     "embed": (lambda t: tape.embed(t, positions(4)), lambda t: t[positions(4)], (5, 3)),
-    "loss": (lambda z: tape.cross_entropy(z, positions(4)),
-             lambda z: F.cross_entropy(z.flatten(0, 1), positions(4).flatten()),
-             (2, 4, 5)),
+    "loss": (
+        lambda z: tape.cross_entropy(z, positions(4)),
+        lambda z: F.cross_entropy(z.flatten(0, 1), positions(4).flatten()),
+        (2, 4, 5),
+    ),
 }
 
 

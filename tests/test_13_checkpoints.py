@@ -22,9 +22,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minigpt
-from minigpt import (EOS, FORMAT, MOMENTS, Checkpoint, Dataset, MiniGPT,
-                     MiniGPTError, digest, load_checkpoint, make_configs,
-                     make_optimizer, pick_machine, training_step, write_atomically)
+from minigpt import (
+    EOS,
+    FORMAT,
+    MOMENTS,
+    Checkpoint,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    digest,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    pick_machine,
+    training_step,
+    write_atomically,
+)
 
 CPU = pick_machine("cpu", "float32")
 
@@ -40,13 +53,27 @@ def dataset(text):
 def new_run(dataset) -> Checkpoint:
     """A run at its start, with a model of some thousand weights."""
     shape, config = make_configs(
-        "tiny", vocab_size=dataset.tokenizer.vocab_size, context_length=16,
-        d_model=24, n_layers=1, n_heads=2, dropout=0.2, batch_size=4,
-        grad_accum=2, seed=5)
+        "tiny",
+        vocab_size=dataset.tokenizer.vocab_size,
+        context_length=16,
+        d_model=24,
+        n_layers=1,
+        n_heads=2,
+        dropout=0.2,
+        batch_size=4,
+        grad_accum=2,
+        seed=5,
+    )
     torch.manual_seed(0)
     model = MiniGPT(shape)
-    return Checkpoint(model, make_optimizer(model, config), config,
-                      dataset.tokenizer, dataset.fingerprint, [EOS, 5])
+    return Checkpoint(
+        model,
+        make_optimizer(model, config),
+        config,
+        dataset.tokenizer,
+        dataset.fingerprint,
+        [EOS, 5],
+    )
 
 
 def learn(dataset, run: Checkpoint, steps: int) -> None:
@@ -58,14 +85,21 @@ def learn(dataset, run: Checkpoint, steps: int) -> None:
 def held(run: Checkpoint) -> dict:
     """All that a run holds, in a form that can be compared."""
     tensors = {f"model.{n}": p for n, p in run.model.named_parameters()} | {
-        f"{kind}.{n}": tensor for n, p in run.model.named_parameters()
-        for kind, tensor in run.optimizer.state.get(p, {}).items()}
-    return {n: (t.dtype, t.shape, t.detach().numpy().tobytes())
-            for n, t in tensors.items()} | {
-        "model": run.model.config, "config": run.config, "step": run.step,
-        "characters": run.tokenizer.characters, "best_loss": run.best_loss,
+        f"{kind}.{n}": tensor
+        for n, p in run.model.named_parameters()
+        for kind, tensor in run.optimizer.state.get(p, {}).items()
+    }
+    return {
+        n: (t.dtype, t.shape, t.detach().numpy().tobytes()) for n, t in tensors.items()
+    } | {
+        "model": run.model.config,
+        "config": run.config,
+        "step": run.step,
+        "characters": run.tokenizer.characters,
+        "best_loss": run.best_loss,
         "before": run.before,
-        "fingerprint": run.fingerprint}
+        "fingerprint": run.fingerprint,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +146,7 @@ def test_each_moment_is_put_back_in_its_own_place(saved):
     run, file = load_checkpoint(saved), load_file(saved)
     for name, p in run.model.named_parameters():
         for moment in MOMENTS:
-            assert torch.equal(run.optimizer.state[p][moment],
-                               file[f"{moment}.{name}"])
+            assert torch.equal(run.optimizer.state[p][moment], file[f"{moment}.{name}"])
 
 
 def test_a_file_written_twice_has_the_same_bytes(saved, tmp_path):
@@ -145,8 +178,7 @@ def test_the_model_is_built_without_rolling_dice(saved):
     before = torch.get_rng_state()
     model = load_checkpoint(saved).model
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(p.requires_grad and p.device.type == "cpu"
-               for p in model.parameters())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
 
 
 # --- whole or not at all ---------------------------------------------------
@@ -204,8 +236,7 @@ def test_a_file_system_that_cannot_flush_folders_will_do(saved, tmp_path, monkey
     assert before in (0, len(os.listdir("/dev/fd")))  # no file stays open
 
 
-def test_the_old_file_stands_until_the_new_one_is_on_disk(
-        tmp_path, monkeypatch):
+def test_the_old_file_stands_until_the_new_one_is_on_disk(tmp_path, monkeypatch):
     file, seen = tmp_path / "file", []
     file.write_bytes(b"the old")
     fsync = os.fsync
@@ -228,23 +259,36 @@ def test_the_old_file_stands_until_the_new_one_is_on_disk(
 def test_the_digest_does_not_depend_on_the_order_of_names():
     a, b = torch.ones(2), torch.zeros(3)
     assert digest({"x": 1, "y": [2]}, {"a": a, "b": b}) == digest(
-        {"y": [2], "x": 1}, {"b": b, "a": a})
+        {"y": [2], "x": 1}, {"b": b, "a": a}
+    )
 
 
 def test_the_digest_is_that_of_canonical_json_and_all_bytes():
     text = '[{"a": [1, null], "b": 2.5}, {"t": ["torch.float32", 2]}]'
     sha256 = hashlib.sha256(text.encode() + 4 * b"\0" + b"\0\0\x80?")
-    assert digest({"b": 2.5, "a": [1, None]},
-                  {"t": torch.tensor([0.0, 1.0])}) == sha256.hexdigest()
+    assert (
+        digest({"b": 2.5, "a": [1, None]}, {"t": torch.tensor([0.0, 1.0])})
+        == sha256.hexdigest()
+    )
 
 
 def test_a_digest_tells_name_type_shape_bytes_and_metadata_apart():
-    zeros = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6),
-             torch.zeros(2, 3, dtype=torch.int32), torch.zeros(()),
-             -torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bfloat16)]
+    zeros = [
+        torch.zeros(2, 3),
+        torch.zeros(3, 2),
+        torch.zeros(6),
+        torch.zeros(2, 3, dtype=torch.int32),
+        torch.zeros(()),
+        -torch.zeros(2, 3),
+        torch.zeros(2, 3, dtype=torch.bfloat16),
+    ]
     digests = [digest({}, {"a": t}) for t in zeros]
-    digests += [digest({}, {"b": zeros[0]}), digest({"c": 1}, {"a": zeros[0]}),
-                digest({}, {}), digest({}, {"a": zeros[0], "b": zeros[0]})]
+    digests += [
+        digest({}, {"b": zeros[0]}),
+        digest({"c": 1}, {"a": zeros[0]}),
+        digest({}, {}),
+        digest({}, {"a": zeros[0], "b": zeros[0]}),
+    ]
     assert len({*digests}) == len(digests)
 
 
@@ -281,6 +325,7 @@ def rewrite(path: Path, change) -> None:
 
 def fill(path: Path, name: str, value: float) -> None:
     """Put a value into a tensor, with a digest that fits."""
+
     def change(tensors, metadata):
         tensors[name][0, 0] = value
 
@@ -305,56 +350,69 @@ DAMAGE = {
     "flipped bit, weights": lambda p: flip(p, -100),
     "flipped bit, header": lambda p: flip(p, 7),
     "changed step": lambda p: swap(p, b'\\"step\\": 3', b'\\"step\\": 4'),
-    "changed n_heads": lambda p: swap(p, b'\\"n_heads\\": 2',
-                                      b'\\"n_heads\\": 1'),
+    "changed n_heads": lambda p: swap(p, b'\\"n_heads\\": 2', b'\\"n_heads\\": 1'),
     "changed vocabulary": lambda p: swap(p, b"()*+", b"()*-"),
     "foreign": lambda p: save_file({"w": torch.zeros(3)}, p),
-    "foreign, with metadata": lambda p: save_file({"w": torch.zeros(3)}, p,
-                                                  {"format": "pt"}),
+    "foreign, with metadata": lambda p: save_file(
+        {"w": torch.zeros(3)}, p, {"format": "pt"}
+    ),
     "our key, a list": lambda p: save_file({}, p, {"minigpt": "[1]"}),
     "our key, no JSON": lambda p: save_file({}, p, {"minigpt": "{"}),
     "other format": lambda p: rewrite(
-        p, lambda _, meta: meta.update(format=FORMAT + 1)),
+        p, lambda _, meta: meta.update(format=FORMAT + 1)
+    ),
     "one tensor more": lambda p: rewrite(
-        p, lambda tensors, _: tensors.update(extra=torch.zeros(1))),
-    "one tensor less": lambda p: rewrite(
-        p, lambda tensors, _: tensors.pop(HEAD)),
+        p, lambda tensors, _: tensors.update(extra=torch.zeros(1))
+    ),
+    "one tensor less": lambda p: rewrite(p, lambda tensors, _: tensors.pop(HEAD)),
     "one moment less": lambda p: rewrite(
-        p, lambda tensors, _: tensors.pop("exp_avg.head.weight")),
+        p, lambda tensors, _: tensors.pop("exp_avg.head.weight")
+    ),
     "unknown setting": lambda p: rewrite(
-        p, lambda _, meta: meta.update(model={"d_modle": 24})),
+        p, lambda _, meta: meta.update(model={"d_modle": 24})
+    ),
     "bad setting": lambda p: rewrite(
-        p, lambda _, meta: meta.update(train={"batch_size": 0})),
-    "before, a text": lambda p: rewrite(
-        p, lambda _, meta: meta.update(before="<eos>")),
-    "before, no id": lambda p: rewrite(
-        p, lambda _, meta: meta.update(before=[10**6])),
+        p, lambda _, meta: meta.update(train={"batch_size": 0})
+    ),
+    "before, a text": lambda p: rewrite(p, lambda _, meta: meta.update(before="<eos>")),
+    "before, no id": lambda p: rewrite(p, lambda _, meta: meta.update(before=[10**6])),
     "before, not whole": lambda p: rewrite(
-        p, lambda _, meta: meta.update(before=[1.0])),
+        p, lambda _, meta: meta.update(before=[1.0])
+    ),
     "a fingerprint of no text": lambda p: rewrite(
-        p, lambda _, meta: meta.update(fingerprint=7)),
-    "no vocabulary": lambda p: rewrite(
-        p, lambda _, meta: meta.update(characters=None)),
-    "another shape": lambda p: rewrite(p, lambda tensors, _: tensors.update(
-        {HEAD: tensors[HEAD].T.contiguous()})),
-    "a claimed size": lambda p: rewrite(p, lambda _, meta: meta["model"].update(
-        d_model=2**14, n_layers=2**8, d_ff=0)),  # 2**36 weights
-    "one kind of moments": lambda p: rewrite(p, lambda tensors, _: [
-        tensors.pop(name) for name in [*tensors] if "avg_sq" in name]),
+        p, lambda _, meta: meta.update(fingerprint=7)
+    ),
+    "no vocabulary": lambda p: rewrite(p, lambda _, meta: meta.update(characters=None)),
+    "another shape": lambda p: rewrite(
+        p, lambda tensors, _: tensors.update({HEAD: tensors[HEAD].T.contiguous()})
+    ),
+    "a claimed size": lambda p: rewrite(
+        p, lambda _, meta: meta["model"].update(d_model=2**14, n_layers=2**8, d_ff=0)
+    ),  # 2**36 weights
+    "one kind of moments": lambda p: rewrite(
+        p,
+        lambda tensors, _: [
+            tensors.pop(name) for name in [*tensors] if "avg_sq" in name
+        ],
+    ),
     "another vocabulary": lambda p: rewrite(
-        p, lambda _, meta: meta.update(characters="abc")),
+        p, lambda _, meta: meta.update(characters="abc")
+    ),
     "a vocabulary of pieces": lambda p: rewrite(
-        p, lambda _, meta: meta.update(characters=[*meta["characters"]])),
-    "half a step": lambda p: rewrite(
-        p, lambda _, meta: meta.update(step=2.5)),
+        p, lambda _, meta: meta.update(characters=[*meta["characters"]])
+    ),
+    "half a step": lambda p: rewrite(p, lambda _, meta: meta.update(step=2.5)),
     "a step before the first": lambda p: rewrite(
-        p, lambda _, meta: meta.update(step=-1)),
+        p, lambda _, meta: meta.update(step=-1)
+    ),
     "a loss in words": lambda p: rewrite(
-        p, lambda _, meta: meta.update(best_loss="low")),
+        p, lambda _, meta: meta.update(best_loss="low")
+    ),
     "weights that are no numbers": lambda p: fill(p, HEAD, math.nan),
     "endless moments": lambda p: fill(p, "exp_avg.head.weight", math.inf),
     "a model of absurd size": lambda p: rewrite(
-        p, lambda _, meta: meta["model"].update(d_model=2**40)),
+        p, lambda _, meta: meta["model"].update(d_model=2**40)
+    ),
     "nothing but a seal": lambda p: rewrite(p, lambda _, meta: meta.clear()),
     "a part left out": lambda p: rewrite(p, lambda _, meta: meta.pop("step")),
 }
@@ -367,17 +425,27 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(path, damage):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("damage, reason", [
-    ("missing", "train"), ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
-    ("changed step", "wrong sha256"), ("flipped bit, weights", "wrong sha256"),
-    ("one tensor more", "extra"), ("half a step", "wrong types"),
-    ("one tensor less", HEAD), ("another shape", HEAD),
-    ("one moment less", "exp_avg"), ("a claimed size", "is .29, 24., and must be .29, 16384."),
-    ("one kind of moments", "exp_avg_sq"), ("another vocabulary", "vocabulary"),
-    ("bad setting", "batch_size is 0"), ("before, no id", "no ids: .*1000000"),
-    ("weights that are no numbers", f"{HEAD} is not finite"),
-    ("a model of absurd size", "d_model is 1099511627776"),
-])
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        ("missing", "train"),
+        ("other format", f"format {FORMAT + 1}.* {FORMAT}"),
+        ("changed step", "wrong sha256"),
+        ("flipped bit, weights", "wrong sha256"),
+        ("one tensor more", "extra"),
+        ("half a step", "wrong types"),
+        ("one tensor less", HEAD),
+        ("another shape", HEAD),
+        ("one moment less", "exp_avg"),
+        ("a claimed size", "is .29, 24., and must be .29, 16384."),
+        ("one kind of moments", "exp_avg_sq"),
+        ("another vocabulary", "vocabulary"),
+        ("bad setting", "batch_size is 0"),
+        ("before, no id", "no ids: .*1000000"),
+        ("weights that are no numbers", f"{HEAD} is not finite"),
+        ("a model of absurd size", "d_model is 1099511627776"),
+    ],
+)
 def test_a_refusal_says_why(path, damage, reason):
     DAMAGE[damage](path)
     with pytest.raises(MiniGPTError, match=reason):
@@ -413,7 +481,9 @@ def test_weights_of_16_bits_are_loaded_as_float32(path):
 
     whole = load_checkpoint(path).model
     rewrite(path, halve)
-    for p, q in zip(load_checkpoint(path).model.parameters(), whole.parameters()):
+    for p, q in zip(
+        load_checkpoint(path).model.parameters(), whole.parameters(), strict=True
+    ):
         assert p.dtype == torch.float32 and torch.equal(p, q.bfloat16().float())
 
 
@@ -447,15 +517,15 @@ def edited(content: bytes, edits: list, header: int) -> bytes:
         at = int(place * (len(content) if i % 2 else header))
         if kind == "flip" and at < len(content):
             byte = bytes([content[at] ^ 1 << value])
-            content = content[:at] + byte + content[at + 1:]
+            content = content[:at] + byte + content[at + 1 :]
         elif kind == "put":
-            content = content[:at] + value + content[at + len(value):]
+            content = content[:at] + value + content[at + len(value) :]
         elif kind == "insert":
             content = content[:at] + value + content[at:]
         elif kind == "drop":
-            content = content[:at] + content[at + value:]
+            content = content[:at] + content[at + value :]
         elif kind == "repeat":
-            content = content[:at + value] + content[at:]
+            content = content[: at + value] + content[at:]
         elif kind == "cut":
             content = content[:at]
         elif kind == "length":
@@ -464,14 +534,17 @@ def edited(content: bytes, edits: list, header: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_seven_thousand_edited_files_are_refused_or_what_they_were(
-        saved, tmp_path):
+def test_seven_thousand_edited_files_are_refused_or_what_they_were(saved, tmp_path):
     content, original = saved.read_bytes(), opened(saved)
     header = 8 + int.from_bytes(content[:8], "little")
     path, counts = tmp_path / "edited", Counter()
 
-    @settings(max_examples=7000, deadline=None, database=None,
-              suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=7000,
+        deadline=None,
+        database=None,
+        suppress_health_check=[*HealthCheck],
+    )
     @given(st.lists(EDIT, min_size=1, max_size=4))
     def check(edits):
         path.write_bytes(edited(content, edits, header))
@@ -485,8 +558,12 @@ def test_seven_thousand_edited_files_are_refused_or_what_they_were(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=9), inner, max_size=3), max_leaves=6)
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
 
 
 def places(value, path=()):
@@ -499,15 +576,20 @@ def places(value, path=()):
 
 @pytest.mark.slow
 def test_three_thousand_files_with_a_seal_that_fits_are_refused_or_of_use(
-        saved, tmp_path):
+    saved, tmp_path
+):
     """Whoever can write a file can also seal it: then each value is doubted."""
     with safe_open(saved, "pt") as file:
         metadata = json.loads(file.metadata()["minigpt"])
     paths, tensors = [*places(metadata)][1:], load_file(saved)
     path, refused = tmp_path / "sealed", Counter()
 
-    @settings(max_examples=3000, deadline=None, database=None,
-              suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=3000,
+        deadline=None,
+        database=None,
+        suppress_health_check=[*HealthCheck],
+    )
     @given(st.sampled_from(paths), JSON, st.booleans())
     def check(place, value, leave_out):
         meta = copy.deepcopy(metadata)

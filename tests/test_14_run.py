@@ -15,23 +15,65 @@ import pytest
 import torch
 
 import minigpt
-from minigpt import (EOS, SAMPLE, Checkpoint, Corpus, Dataset, MiniGPT,
-                     MiniGPTError, Run, StopSignal, Tokenizer,
-                     characters_per_step, count_parameters, evaluate, finish,
-                     learning_rate, load_checkpoint, make_configs,
-                     make_optimizer, open_run, pick_machine, plan,
-                     read_corpus, show_samples, start_run, train,
-                     training_step, trim, uncached)
+from minigpt import (
+    EOS,
+    SAMPLE,
+    Checkpoint,
+    Corpus,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    Run,
+    StopSignal,
+    characters_per_step,
+    count_parameters,
+    evaluate,
+    finish,
+    learning_rate,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    open_run,
+    pick_machine,
+    plan,
+    read_corpus,
+    show_samples,
+    start_run,
+    train,
+    training_step,
+    trim,
+    uncached,
+)
 
 CPU = pick_machine("cpu", "float32")
 SHAPE, CONFIG = make_configs(
-    "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2, dropout=0.2,
-    batch_size=4, grad_accum=2, max_steps=20, warmup_steps=4, eval_interval=5,
-    eval_windows=8, sample_interval=10, sample_prompt="def ",
-    checkpoint_interval=8, device="cpu")
+    "tiny",
+    context_length=16,
+    d_model=24,
+    n_layers=1,
+    n_heads=2,
+    dropout=0.2,
+    batch_size=4,
+    grad_accum=2,
+    max_steps=20,
+    warmup_steps=4,
+    eval_interval=5,
+    eval_windows=8,
+    sample_interval=10,
+    sample_prompt="def ",
+    checkpoint_interval=8,
+    device="cpu",
+)
 SHORT = replace(SAMPLE, max_new_tokens=12)
-FILES = {"train.npy", "val.npy", "last.safetensors", "best.safetensors",
-         "metrics.jsonl", "samples.jsonl", "run.json"}
+FILES = {
+    "train.npy",
+    "val.npy",
+    "last.safetensors",
+    "best.safetensors",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "run.json",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +90,14 @@ def untrained(text: Corpus, **changes) -> Checkpoint:
     config = replace(CONFIG, **changes)
     torch.manual_seed(config.seed)
     model = MiniGPT(replace(SHAPE, vocab_size=text.tokenizer.vocab_size))
-    return Checkpoint(model, make_optimizer(model, config), config,
-                      text.tokenizer, text.fingerprint(),
-                      [EOS])
+    return Checkpoint(
+        model,
+        make_optimizer(model, config),
+        config,
+        text.tokenizer,
+        text.fingerprint(),
+        [EOS],
+    )
 
 
 def begin(folder: Path, text: Corpus, **changes) -> Run:
@@ -66,8 +113,10 @@ def records(log: Path) -> list[dict]:
 
 def metrics(folder: Path) -> list[dict]:
     """The log without the one thing that differs from run to run."""
-    return [{k: v for k, v in record.items() if k != "seconds"}
-            for record in records(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in record.items() if k != "seconds"}
+        for record in records(folder / "metrics.jsonl")
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -109,12 +158,13 @@ def assert_same_weights(model: MiniGPT, other: MiniGPT) -> None:
 # --- what a run leaves behind ----------------------------------------------
 
 
-def test_a_run_is_seven_files_and_its_model_that_of_bare_training_steps(
-        whole, text):
+def test_a_run_is_seven_files_and_its_model_that_of_bare_training_steps(whole, text):
     assert contents(whole).keys() == FILES
     bare, dataset = untrained(text), Dataset(text.train, 16)
-    steps = [training_step(bare.model, bare.optimizer, dataset, step, CONFIG,
-                           CPU) for step in range(20)]
+    steps = [
+        training_step(bare.model, bare.optimizer, dataset, step, CONFIG, CPU)
+        for step in range(20)
+    ]
     logged = [r for r in metrics(whole) if "loss" in r]
     assert [(r["loss"], r["grad_norm"]) for r in logged] == steps
     last = load_checkpoint(whole / "last.safetensors")
@@ -131,12 +181,15 @@ def test_the_log_tells_each_step_once_and_each_evaluation(whole):
     assert len(log) == len(steps) + len(evaluations)
     assert [r["step"] for r in steps] == [*range(1, 21)]
     assert [r["step"] for r in evaluations] == [0, 5, 10, 15, 20]
-    assert {*map(frozenset, steps)} == {frozenset(
-        ("step", "loss", "grad_norm", "learning_rate", "seconds"))}
-    assert {*map(frozenset, evaluations)} == {frozenset(
-        ("step", "val_loss", "seconds"))}
+    assert {*map(frozenset, steps)} == {
+        frozenset(("step", "loss", "grad_norm", "learning_rate", "seconds"))
+    }
+    assert {*map(frozenset, evaluations)} == {
+        frozenset(("step", "val_loss", "seconds"))
+    }
     assert [r["learning_rate"] for r in steps] == [
-        learning_rate(step, CONFIG) for step in range(20)]
+        learning_rate(step, CONFIG) for step in range(20)
+    ]
 
 
 def test_the_clock_counts_training_alone(text, tmp_path, monkeypatch):
@@ -145,7 +198,16 @@ def test_the_clock_counts_training_alone(text, tmp_path, monkeypatch):
     train(begin(tmp_path, text, max_steps=6))
     log = records(tmp_path / "metrics.jsonl")
     assert [(r["step"], r["seconds"]) for r in log] == [
-        (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (6, 6)]
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 4),
+        (5, 5),
+        (5, 5),
+        (6, 6),
+        (6, 6),
+    ]
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["training_seconds"] == 6
 
@@ -159,7 +221,8 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(whole, text):
 
 
 def test_a_worse_model_never_replaces_the_best_even_after_resuming(
-        text, tmp_path, monkeypatch, after_step):
+    text, tmp_path, monkeypatch, after_step
+):
     losses, kept, save = iter([5.0, 3.0, 4.0, 3.5, 2.0]), [], Checkpoint.save
 
     def note(state, path, **moments):
@@ -198,7 +261,8 @@ def test_the_record_keeps_up_with_the_checkpoint(text, tmp_path, after_step):
 
 
 def test_the_end_of_a_run_measures_its_last_weights_on_the_whole_split(
-        whole, run_folder, text, capsys):
+    whole, run_folder, text, capsys
+):
     val, last = Dataset(text.val, 16), load_checkpoint(whole / "last.safetensors")
     loss = evaluate(last.model, val, CPU)
     assert loss != evaluate(last.model, val, CPU, 8)
@@ -223,7 +287,8 @@ def test_a_run_says_at_the_start_what_it_is_about_to_do(text, tmp_path):
     assert plan(run) == (
         f"{count_parameters(run.model):,} parameters, a vocabulary of "
         f"{text.tokenizer.vocab_size}; 20 steps of 128 characters "
-        f"({epochs:.2g} epochs), learning rate up to 0.004")
+        f"({epochs:.2g} epochs), learning rate up to 0.004"
+    )
 
 
 def test_a_loss_that_is_no_number_is_never_a_best(text, tmp_path, monkeypatch):
@@ -264,8 +329,9 @@ def test_a_beginning_that_the_model_does_not_know_is_refused_at_once(run_folder)
         open_run(run_folder, sample_prompt="xλ")
 
 
-@pytest.mark.parametrize("words", [
-    "πάντα ῥεῖ καὶ οὐδὲν μένει\n", "a friend of reading\n"])
+@pytest.mark.parametrize(
+    "words", ["πάντα ῥεῖ καὶ οὐδὲν μένει\n", "a friend of reading\n"]
+)
 def test_samples_begin_a_file_unless_they_are_told_otherwise(tmp_path, words):
     for i in range(9):
         (tmp_path / f"{i}.txt").write_text(words * (9 + i), "utf-8")
@@ -275,12 +341,13 @@ def test_samples_begin_a_file_unless_they_are_told_otherwise(tmp_path, words):
         next_logits = uncached(model)
         return lambda text: prompts.append(text) or next_logits(text)
 
-    train(begin(tmp_path / "run", text, max_steps=1, warmup_steps=0,
-                sample_prompt=""), reader=reader)
+    train(
+        begin(tmp_path / "run", text, max_steps=1, warmup_steps=0, sample_prompt=""),
+        reader=reader,
+    )
     assert prompts[0].tolist() == 8 * [[EOS]]
     [record] = records(tmp_path / "run" / "samples.jsonl")
     assert not any("def " in text for text in record["texts"])
-
 
 
 def test_samples_are_read_by_the_reader_that_was_given(text, tmp_path):
@@ -301,15 +368,15 @@ def test_samples_are_read_by_the_reader_that_was_given(text, tmp_path):
 @pytest.mark.parametrize("step", [7, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
-        whole, text, tmp_path, after_step, number, step):
+    whole, text, tmp_path, after_step, number, step
+):
     """Between two evaluations, which come every 5 steps, and at one of them."""
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     after_step(step, lambda: signal.raise_signal(number))
     run = begin(tmp_path, text)
     assert train(run) == number and run.step == step
     assert load_checkpoint(tmp_path / "last.safetensors").step == step
-    assert handlers == [signal.getsignal(n)
-                        for n in (signal.SIGINT, signal.SIGTERM)]
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
     assert record["step"] == step
 
@@ -323,7 +390,8 @@ def test_a_run_that_was_stopped_and_resumed_is_the_same_to_the_bit(
 
 
 def test_a_run_that_was_killed_is_resumed_from_its_last_checkpoint(
-        whole, text, tmp_path, after_step):
+    whole, text, tmp_path, after_step
+):
     def kill():
         with open(tmp_path / "metrics.jsonl", "a") as log:
             log.write('{"step": 12, "lo')  # torn
@@ -368,7 +436,8 @@ def test_the_first_signal_is_answered_at_once(text, tmp_path, after_step, capfd)
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs terminals")
 def test_the_end_of_the_terminal_stops_a_run_unless_it_is_ignored(
-        text, tmp_path, after_step):
+    text, tmp_path, after_step
+):
     """It is ignored behind nohup, and must stay so."""
     after_step(3, lambda: signal.raise_signal(signal.SIGHUP))
     assert train(begin(tmp_path / "a", text)) == signal.SIGHUP
@@ -390,6 +459,7 @@ def test_a_run_in_another_thread_trains_without_signals(text, tmp_path, whole):
 
 def test_a_run_goes_on_though_nobody_hears_it(text, tmp_path, whole, monkeypatch):
     """The terminal was closed, or the reader of a pipe has ended."""
+
     class Closed:
         def write(self, text):
             raise OSError(5, "Input/output error")
@@ -408,7 +478,7 @@ def test_signals_are_noted_only_while_it_matters():
         assert stop.number == 0
         signal.raise_signal(signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-        1 / 0
+        1 / 0  # noqa: B018
     assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -428,11 +498,16 @@ def test_a_finished_run_has_nothing_left_to_do(whole, run_folder):
 
 @pytest.mark.parametrize("step", [5, 12])  # after those of steps 0 and 8
 def test_numbers_that_are_none_end_the_run_and_the_last_good_goes_on(
-        whole, text, tmp_path, monkeypatch, after_step, step):
+    whole, text, tmp_path, monkeypatch, after_step, step
+):
     """A loss becomes NaN after a step; the next one must not be taken."""
     loss = minigpt.cross_entropy
-    after_step(step, lambda: monkeypatch.setattr(
-        minigpt, "cross_entropy", lambda *args: loss(*args) * math.nan))
+    after_step(
+        step,
+        lambda: monkeypatch.setattr(
+            minigpt, "cross_entropy", lambda *args: loss(*args) * math.nan
+        ),
+    )
     message = f"step {step + 1}: loss nan.*--resume.*last checkpoint"
     with pytest.raises(MiniGPTError, match=message):
         train(begin(tmp_path, text))
@@ -446,7 +521,8 @@ def test_numbers_that_are_none_end_the_run_and_the_last_good_goes_on(
 
 
 def test_the_ids_are_written_first_and_then_the_checkpoint_of_step_0(
-        text, tmp_path, monkeypatch):
+    text, tmp_path, monkeypatch
+):
     written, rename = [], os.replace
 
     def note(old, new):
@@ -464,7 +540,8 @@ def test_the_ids_are_written_first_and_then_the_checkpoint_of_step_0(
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_beginning_that_was_cut_short_leaves_no_checkpoint(
-        text, run_folder, monkeypatch, renames):
+    text, run_folder, monkeypatch, renames
+):
     """New ids beside an old checkpoint would be a run of neither."""
     left, rename = [renames], os.replace
 
@@ -486,7 +563,8 @@ def interrupt(*_):
 
 
 def test_a_run_that_was_killed_before_its_first_step_goes_on(
-        whole, text, tmp_path, monkeypatch):
+    whole, text, tmp_path, monkeypatch
+):
     run = begin(tmp_path, text)
     with monkeypatch.context() as patched:
         patched.setattr(minigpt, "evaluate", interrupt)
@@ -498,7 +576,8 @@ def test_a_run_that_was_killed_before_its_first_step_goes_on(
 
 
 def test_a_first_evaluation_that_was_logged_and_lost_is_not_logged_twice(
-        whole, text, tmp_path, after_step):
+    whole, text, tmp_path, after_step
+):
     after_step(3, interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(begin(tmp_path, text))
@@ -557,16 +636,18 @@ def swap(path: Path) -> None:
     other.write_bytes(content)
 
 
-DAMAGES = {"a bit": flip, "exchanged": swap,
-           "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
-           "no header": lambda path: path.write_bytes(b"\0" * 500),
-           "empty": lambda path: path.write_bytes(b"")}
+DAMAGES = {
+    "a bit": flip,
+    "exchanged": swap,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "no header": lambda path: path.write_bytes(b"\0" * 500),
+    "empty": lambda path: path.write_bytes(b""),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["train.npy", "val.npy"])
-def test_damaged_ids_are_refused_and_nothing_else_is_touched(
-        run_folder, name, damage):
+def test_damaged_ids_are_refused_and_nothing_else_is_touched(run_folder, name, damage):
     DAMAGES[damage](run_folder / name)
     before = contents(run_folder)
     with pytest.raises(MiniGPTError, match="train.npy.*val.npy"):
@@ -580,35 +661,45 @@ def test_damaged_ids_are_refused_and_nothing_else_is_touched(
 def test_a_run_can_be_made_longer(whole, run_folder, text):
     """Its further steps are those of the longer schedule."""
     train(open_run(run_folder, max_steps=26))
-    config, state = replace(CONFIG, max_steps=26), load_checkpoint(
-        whole / "last.safetensors")
-    steps = [training_step(state.model, state.optimizer, Dataset(text.train, 16),
-                           step, config, CPU) for step in range(20, 26)]
+    config, state = (
+        replace(CONFIG, max_steps=26),
+        load_checkpoint(whole / "last.safetensors"),
+    )
+    steps = [
+        training_step(
+            state.model, state.optimizer, Dataset(text.train, 16), step, config, CPU
+        )
+        for step in range(20, 26)
+    ]
     log = metrics(run_folder)
-    assert log[:len(metrics(whole))] == metrics(whole)
-    assert [(r["loss"], r["grad_norm"]) for r in log
-            if "loss" in r and r["step"] > 20] == steps
+    assert log[: len(metrics(whole))] == metrics(whole)
+    assert [
+        (r["loss"], r["grad_norm"]) for r in log if "loss" in r and r["step"] > 20
+    ] == steps
     last = load_checkpoint(run_folder / "last.safetensors")
     assert (last.step, last.config) == (26, config)
     assert_same_weights(last.model, state.model)
 
 
 def test_changed_rates_apply_from_the_step_on_and_are_logged(
-        text, tmp_path, after_step):
+    text, tmp_path, after_step
+):
     after_step(7, lambda: signal.raise_signal(signal.SIGINT))
     train(begin(tmp_path, text))
     changes = dict(learning_rate=1e-3, min_learning_rate=2e-4)
     train(open_run(tmp_path, **changes), deadline=0)
     train(open_run(tmp_path))  # the checkpoint knows
     log = metrics(tmp_path)
-    assert [r for r in log if "changes" in r] == [
-        {"step": 7, "changes": changes}]
-    assert log.index({"step": 7, "changes": changes}) == next(
-        i for i, r in enumerate(log) if r["step"] == 8) - 1
+    assert [r for r in log if "changes" in r] == [{"step": 7, "changes": changes}]
+    assert (
+        log.index({"step": 7, "changes": changes})
+        == next(i for i, r in enumerate(log) if r["step"] == 8) - 1
+    )
     config = replace(CONFIG, **changes)
     assert [r["learning_rate"] for r in log if "loss" in r] == [
         *(learning_rate(step, CONFIG) for step in range(7)),
-        *(learning_rate(step, config) for step in range(7, 20))]
+        *(learning_rate(step, config) for step in range(7, 20)),
+    ]
     assert load_checkpoint(tmp_path / "last.safetensors").config == config
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
     assert record["train"] == asdict(config)
@@ -629,31 +720,44 @@ def test_a_setting_that_is_what_it_was_is_no_change(whole, run_folder):
     assert metrics(run_folder) == metrics(whole)
 
 
-@pytest.mark.parametrize("name, value, known", [
-    ("d_model", 48, 24), ("n_layers", 2, 1), ("context_length", 32, 16),
-    ("dropout", 0.0, 0.2), ("d_ff", 50, 96)])
-def test_the_shape_of_a_model_cannot_change(
-        whole, run_folder, name, value, known):
+@pytest.mark.parametrize(
+    "name, value, known",
+    [
+        ("d_model", 48, 24),
+        ("n_layers", 2, 1),
+        ("context_length", 32, 16),
+        ("dropout", 0.0, 0.2),
+        ("d_ff", 50, 96),
+    ],
+)
+def test_the_shape_of_a_model_cannot_change(whole, run_folder, name, value, known):
     flag = "--" + name.replace("_", "-")
     with pytest.raises(MiniGPTError, match=f"{flag} {value}.* {known}"):
         open_run(run_folder, **{name: value})
     assert contents(run_folder) == contents(whole)
 
 
-@pytest.mark.parametrize("shape", [
-    dict(d_model=24, dropout=0.2), dict(d_ff=96), dict(d_ff=0)])
+@pytest.mark.parametrize(
+    "shape", [dict(d_model=24, dropout=0.2), dict(d_ff=96), dict(d_ff=0)]
+)
 def test_the_shape_that_a_model_has_may_be_said_again(run_folder, shape):
     """Also in the words in which it was begun: a d_ff of 0 is 4 d_model."""
     assert open_run(run_folder, **shape).model.config.d_ff == 96
 
 
-@pytest.mark.parametrize("changes, reason", [
-    (dict(learning_rate=-1.0), "learning_rate is -1"),
-    (dict(max_steps=2.5), "max_steps is 2.5"),
-    (dict(device="tpu"), "tpu"), (dict(dtype="float8"), "float8"),
-    (dict(learnin_rate=1e-3), "learnin_rate")])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        (dict(learning_rate=-1.0), "learning_rate is -1"),
+        (dict(max_steps=2.5), "max_steps is 2.5"),
+        (dict(device="tpu"), "tpu"),
+        (dict(dtype="float8"), "float8"),
+        (dict(learnin_rate=1e-3), "learnin_rate"),
+    ],
+)
 def test_a_change_that_is_wrong_is_refused_before_anything_is_written(
-        whole, run_folder, changes, reason):
+    whole, run_folder, changes, reason
+):
     with pytest.raises(MiniGPTError, match=reason):
         open_run(run_folder, **changes)
     assert contents(run_folder) == contents(whole)
@@ -663,27 +767,6 @@ def test_a_run_does_not_go_on_from_weights_alone(run_folder):
     os.replace(run_folder / "best.safetensors", run_folder / "last.safetensors")
     with pytest.raises(MiniGPTError, match="weights alone.*--init"):
         open_run(run_folder)
-
-
-# --- signals ---------------------------------------------------------------
-
-
-@pytest.fixture
-def handlers():
-    """What is done upon a signal, put back after the test."""
-    numbers = signal.SIGINT, signal.SIGTERM
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield before
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_second_signal_acts_at_once(handlers):
-    with StopSignal() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
 
 
 # --- logs ------------------------------------------------------------------
@@ -721,25 +804,32 @@ def test_progress_is_told_in_nats_and_bits(text, tmp_path, capsys):
     for record in metrics(tmp_path):
         if "val_loss" in record:
             loss = record["val_loss"]
-            assert (f"step {record['step']}: validation loss {loss:.3f} nats "
-                    f"({loss / math.log(2):.3f} bits) per character") in out
+            assert (
+                f"step {record['step']}: validation loss {loss:.3f} nats "
+                f"({loss / math.log(2):.3f} bits) per character"
+            ) in out
     assert "\ndef " in out
     assert err == ""  # no bar where there is no terminal
 
 
 def test_an_evaluation_says_how_far_the_run_is_and_how_fast(
-        text, tmp_path, capsys, monkeypatch):
+    text, tmp_path, capsys, monkeypatch
+):
     """A step reads 2 x 4 windows of 16 characters, here in a second each."""
     clock = iter(range(10**6))
     monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
     train(begin(tmp_path, text))
-    [line] = [line for line in capsys.readouterr().out.splitlines()
-              if line.startswith("step 5: ")]
+    [line] = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("step 5: ")
+    ]
     assert re.search(r" 25% 640/2.56k \[00:05<00:15, 128char/s\]", line), line
 
 
 def test_a_changed_decay_works_from_here_on_and_not_from_the_next_stop(
-        text, tmp_path, after_step):
+    text, tmp_path, after_step
+):
     """Undisturbed or stopped once more, the run is the same."""
     ends = []
     for name, stops in (("a", []), ("b", [9])):

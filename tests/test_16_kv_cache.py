@@ -5,11 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt import (GenerateConfig, KVCache, MiniGPT, ModelConfig, cached,
-                     generate, uncached)
+from minigpt import (
+    GenerateConfig,
+    KVCache,
+    MiniGPT,
+    ModelConfig,
+    cached,
+    generate,
+    uncached,
+)
 
-SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=2,
-                    n_heads=3, dropout=0.5)  # and nothing may be dropped
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=8, d_model=24, n_layers=2, n_heads=3, dropout=0.5
+)  # and nothing may be dropped
 
 
 def make_model(shape: ModelConfig = SHAPE) -> MiniGPT:
@@ -25,8 +33,13 @@ def assert_parity(model: MiniGPT, text: torch.Tensor, lengths) -> None:
     """Logits with and without a cache, after each of these lengths."""
     plain, quick = uncached(model), cached(model)
     for n in lengths:
-        torch.testing.assert_close(quick(text[:, :n]), plain(text[:, :n]),
-                                   atol=1e-4, rtol=0, msg=f"{n} characters")
+        torch.testing.assert_close(
+            quick(text[:, :n]),
+            plain(text[:, :n]),
+            atol=1e-4,
+            rtol=0,
+            msg=f"{n} characters",
+        )
 
 
 # --- parity ----------------------------------------------------------------
@@ -34,15 +47,20 @@ def assert_parity(model: MiniGPT, text: torch.Tensor, lengths) -> None:
 
 shapes = st.builds(
     lambda n_heads, D, **rest: ModelConfig(
-        vocab_size=20, d_model=n_heads * D, n_heads=n_heads, **rest),
-    n_heads=st.integers(1, 3), D=st.integers(1, 8),
-    n_layers=st.integers(1, 3), context_length=st.integers(2, 9))
+        vocab_size=20, d_model=n_heads * D, n_heads=n_heads, **rest
+    ),
+    n_heads=st.integers(1, 3),
+    D=st.integers(1, 8),
+    n_layers=st.integers(1, 3),
+    context_length=st.integers(2, 9),
+)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(shape=shapes, B=st.integers(1, 3), first=st.integers(1, 9))
 def test_logits_agree_at_every_position_past_several_jumps_of_the_window(
-        shape, B, first):
+    shape, B, first
+):
     lengths = range(first, 4 * shape.context_length)
     assert_parity(make_model(shape), random_ids(B, lengths.stop), lengths)
 
@@ -62,8 +80,9 @@ def test_logits_agree_at_every_position_read_in_chunks(cuts):
     chunks = ids.tensor_split(sorted(cuts), dim=1)
     with torch.inference_mode():
         pieces = [model(chunk, cache) for chunk in chunks]
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids),
-                                   atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            torch.cat(pieces, dim=1), model(ids), atol=1e-4, rtol=0
+        )
     assert cache.length == 8
 
 
@@ -73,7 +92,8 @@ def test_the_texts_are_the_same(B):
     config = GenerateConfig(max_new_tokens=40, min_new_tokens=9, seed=4)
     with_cache, without = (
         [step.tolist() for step in generate(reader(model), prompt, config)]
-        for reader in (cached, uncached))
+        for reader in (cached, uncached)
+    )
     assert with_cache == without and len(without) > 9
 
 
@@ -111,11 +131,18 @@ def test_only_what_is_new_is_read():
     next_logits = cached(model)
     for n in (5, 6, 8, 9, 10, 11, 12, 13, 14):
         next_logits(text[:, :n])
-    spans = [(0, 5), (5, 6), (6, 8),  # T = 8 is full: the window jumps
-             (4, 9), (9, 10), (10, 11), (11, 12),  # and again
-             (8, 13), (13, 14)]
-    assert [r.tolist() for r in read] == [text[:, a:b].tolist()
-                                          for a, b in spans]
+    spans = [
+        (0, 5),
+        (5, 6),
+        (6, 8),  # T = 8 is full: the window jumps
+        (4, 9),
+        (9, 10),
+        (10, 11),
+        (11, 12),  # and again
+        (8, 13),
+        (13, 14),
+    ]
+    assert [r.tolist() for r in read] == [text[:, a:b].tolist() for a, b in spans]
 
 
 def test_each_layer_remembers_its_own_keys_and_values():

@@ -15,30 +15,58 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from minigpt import (COMMANDS, CORPUS, EOS, FINE_TUNING, PRESETS, RESULTS,
-                     SHIPPED, UNK, GenerateConfig, Machine, MiniGPTError,
-                     ModelConfig, RunOptions, TrainConfig, WriteOptions,
-                     cached, command_line, find_checkpoint, find_run, generate, load_checkpoint, main,
-                     make_configs, new_state, parse, read_corpus, run_train,
-                     uncached, until, window_start, write)
+from minigpt import (
+    COMMANDS,
+    CORPUS,
+    EOS,
+    FINE_TUNING,
+    PRESETS,
+    RESULTS,
+    SHIPPED,
+    UNK,
+    GenerateConfig,
+    Machine,
+    MiniGPTError,
+    ModelConfig,
+    RunOptions,
+    TrainConfig,
+    WriteOptions,
+    cached,
+    command_line,
+    find_checkpoint,
+    find_run,
+    generate,
+    load_checkpoint,
+    main,
+    make_configs,
+    new_state,
+    parse,
+    read_corpus,
+    run_train,
+    uncached,
+    until,
+    window_start,
+    write,
+)
 
 SMALL = shlex.split(
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
     "--batch-size 4 --max-steps 20 --warmup-steps 4 --eval-interval 10 "
-    "--eval-windows 8 --sample-interval 20 --device cpu")
+    "--eval-windows 8 --sample-interval 20 --device cpu"
+)
 
 
 @pytest.fixture(scope="module")
 def home(corpus, tmp_path_factory) -> Path:
     """A folder with a trained run, and with things that are wrong."""
     home = tmp_path_factory.mktemp("home")
-    assert main(["train", "--data", str(corpus), "--run", str(home / "run"),
-                 *SMALL]) == 0
+    assert (
+        main(["train", "--data", str(corpus), "--run", str(home / "run"), *SMALL]) == 0
+    )
     (home / "empty").mkdir()
     (home / "empty.py").touch()
     (home / "tiny.py").write_text("x = 1\n")
@@ -55,7 +83,7 @@ def home(corpus, tmp_path_factory) -> Path:
         shutil.copytree(home / "run", home / name)
         content = bytearray((home / name / file).read_bytes())
         content[-5] ^= 1
-        (home / name / file).write_bytes(content[9 * (name == "short"):])
+        (home / name / file).write_bytes(content[9 * (name == "short") :])
     shutil.copytree(home / "run", home / "headless")
     (home / "headless" / "last.safetensors").unlink()
     return home
@@ -92,8 +120,12 @@ def line(capsys):
 
 
 def contents(*folders: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for folder in folders
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        path: path.read_bytes()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def records(log: Path) -> list[dict]:
@@ -197,7 +229,8 @@ WRONG = [
 
 @pytest.mark.parametrize("words, reason", WRONG, ids=[w for w, _ in WRONG])
 def test_a_wrong_command_line_is_one_line_and_changes_nothing(
-        words, reason, line, home, corpus, cwd, monkeypatch):
+    words, reason, line, home, corpus, cwd, monkeypatch
+):
     monkeypatch.setattr(minigpt, "CORPUS", cwd / "corpus.xz")
     monkeypatch.setattr(minigpt, "SHIPPED", cwd / "pretrained.safetensors")
     before = contents(home, corpus, cwd)
@@ -232,14 +265,21 @@ def flag(f) -> str:
     return "--" + f.name.replace("_", "-")
 
 
-FLAGS = [(command, f) for command, configs in {
-    "train": (RunOptions, ModelConfig, TrainConfig),
-    "generate": (WriteOptions,)}.items()
-    for config in configs for f in fields(config) if f.name != "vocab_size"]
+FLAGS = [
+    (command, f)
+    for command, configs in {
+        "train": (RunOptions, ModelConfig, TrainConfig),
+        "generate": (WriteOptions,),
+    }.items()
+    for config in configs
+    for f in fields(config)
+    if f.name != "vocab_size"
+]
 
 
-@pytest.mark.parametrize("command, f", FLAGS,
-                         ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    "command, f", FLAGS, ids=lambda value: getattr(value, "name", value)
+)
 def test_each_setting_is_a_flag_of_its_type(command, f):
     if f.type is bool:
         assert typed(command, flag(f)) == {f.name: True}
@@ -265,8 +305,7 @@ def show(capsys, *words: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_each_flag_its_meaning_and_its_default(
-        command, capsys, monkeypatch):
+def test_help_names_each_flag_its_meaning_and_its_default(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/minigpt.py"])
     text = " ".join(show(capsys, command, "--help").split())
     assert text.startswith(f"usage: minigpt.py {command} ")
@@ -281,7 +320,7 @@ def test_help_names_each_flag_its_meaning_and_its_default(
 def test_help_names_the_defaults_of_all_presets(capsys):
     text = " ".join(show(capsys, "train", "--help").split())
     for preset, values in PRESETS.items():
-        for name, value in values.items():
+        for value in values.values():
             assert f"{preset} {value}" in text
     assert "steps of the whole run (5000, " in text
 
@@ -298,10 +337,12 @@ def test_the_program_knows_its_version(capsys):
 # --- a new run -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device, preset", [
-    ("cpu", "laptop"), ("mps", "laptop"), ("cuda", "full")])
+@pytest.mark.parametrize(
+    "device, preset", [("cpu", "laptop"), ("mps", "laptop"), ("cuda", "full")]
+)
 def test_the_preset_fits_the_machine_and_is_named(
-        line, corpus, monkeypatch, device, preset):
+    line, corpus, monkeypatch, device, preset
+):
     def enough(options, *configs):
         configs_seen.append(configs)
         raise MiniGPTError("enough")
@@ -336,16 +377,26 @@ def test_what_is_typed_goes_on_top_of_the_preset(line, corpus, home):
     words.pop("preset")
     state, text = new_state(RunOptions(data=str(corpus)), "tiny", words)
     shape, config = make_configs(
-        "tiny", context_length=16, d_model=24, n_layers=1, n_heads=2,
-        batch_size=4, max_steps=20, warmup_steps=4, eval_interval=10,
-        eval_windows=8, sample_interval=20, sample_prompt="def ", device="cpu")
+        "tiny",
+        context_length=16,
+        d_model=24,
+        n_layers=1,
+        n_heads=2,
+        batch_size=4,
+        max_steps=20,
+        warmup_steps=4,
+        eval_interval=10,
+        eval_windows=8,
+        sample_interval=20,
+        sample_prompt="def ",
+        device="cpu",
+    )
     size = text.tokenizer.vocab_size
     assert state.model.config == replace(shape, vocab_size=size)
     assert state.config == config and state.step == 0
     assert load_checkpoint(home / "run" / "last.safetensors").config == config
     again, _ = new_state(RunOptions(data=str(corpus)), "tiny", words)
-    other, _ = new_state(RunOptions(data=str(corpus)), "tiny",
-                         words | {"seed": 1})
+    other, _ = new_state(RunOptions(data=str(corpus)), "tiny", words | {"seed": 1})
     weights = [s.model.head.weight for s in (state, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -359,20 +410,38 @@ def test_the_default_text_is_the_corpus_of_the_book(corpus, monkeypatch):
 
 
 def test_a_run_may_learn_from_other_files_and_alphabets(line, home, cwd):
-    status, out, _ = line("train", "--data", home / "words", "--suffix",
-                          ".md,.txt", *SMALL, "--run", "new", "--max-steps", 4)
+    status, out, _ = line(
+        "train",
+        "--data",
+        home / "words",
+        "--suffix",
+        ".md,.txt",
+        *SMALL,
+        "--run",
+        "new",
+        "--max-steps",
+        4,
+    )
     assert status == 0 and "1 documents" in out and "def " not in out
-    assert not any("def " in text for record in records(
-        cwd / "new" / "samples.jsonl") for text in record["texts"])
+    assert not any(
+        "def " in text
+        for record in records(cwd / "new" / "samples.jsonl")
+        for text in record["texts"]
+    )
     known = load_checkpoint(cwd / "new" / "best.safetensors").tokenizer
     assert {*known.characters} == {*"πάντα ῥεῖ\n"}
 
 
-@pytest.mark.parametrize("words, prompt", [
-    ("def f(x):\n    return x\n", "def "), ("class A:\n    def f(self): 0\n", "def "),
-    ("we had read of a friend, indeed\n", ""), ("x = 1\n", "")])
-def test_samples_begin_with_def_where_the_text_is_python(
-        tmp_path, words, prompt):
+@pytest.mark.parametrize(
+    "words, prompt",
+    [
+        ("def f(x):\n    return x\n", "def "),
+        ("class A:\n    def f(self): 0\n", "def "),
+        ("we had read of a friend, indeed\n", ""),
+        ("x = 1\n", ""),
+    ],
+)
+def test_samples_begin_with_def_where_the_text_is_python(tmp_path, words, prompt):
     """It is not enough that the letters are known."""
     (tmp_path / "a.py").write_text(words * 199)
     state, _ = new_state(RunOptions(data=str(tmp_path)), "tiny", {})
@@ -395,10 +464,12 @@ def test_a_misspelt_setting_is_refused_without_a_command_line(corpus, best, cwd)
 # --- a run that is there ---------------------------------------------------
 
 
-@pytest.mark.parametrize("number, status", [
-    (signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 0)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 0)]
+)
 def test_the_command_that_a_stopped_run_prints_goes_on_with_it(
-        line, corpus, home, monkeypatch, after_step, number, status):
+    line, corpus, home, monkeypatch, after_step, number, status
+):
     monkeypatch.setattr(sys, "argv", ["my programs/minigpt.py"])
     if number:
         after_step(7, lambda: signal.raise_signal(number))
@@ -412,12 +483,10 @@ def test_the_command_that_a_stopped_run_prints_goes_on_with_it(
     code, out, _ = line(*again)
     assert code == 0 and "go on with" not in out
     for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
-        assert Path("my run", name).read_bytes() == (
-            home / "run" / name).read_bytes()
+        assert Path("my run", name).read_bytes() == (home / "run" / name).read_bytes()
 
 
-def test_the_command_that_a_finished_run_prints_writes(
-        line, run_folder, monkeypatch):
+def test_the_command_that_a_finished_run_prints_writes(line, run_folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["minigpt.py"])
     status, out, _ = line("train", "--run", run_folder, "--resume")
     assert status == 0 and out.splitlines()[-2].endswith("write with:")
@@ -428,39 +497,66 @@ def test_the_command_that_a_finished_run_prints_writes(
 
 
 def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
-        line, corpus, home, after_step):
+    line, corpus, home, after_step
+):
     """A restarted job repeats its words, none of which is a change then."""
-    words = ["train", "--data", corpus, *SMALL, "--d-ff", 0, "--resume",
-             "--run", "new"]
+    words = ["train", "--data", corpus, *SMALL, "--d-ff", 0, "--resume", "--run", "new"]
     after_step(7, lambda: signal.raise_signal(signal.SIGTERM))
     assert line(*words)[0] == 143
     status, out, err = line(*words)
     assert (status, err) == (0, "") and "new: step 7 of 20" in out
     assert "from here on" not in out
-    logs = [[{k: v for k, v in record.items() if k != "seconds"}
-             for record in records(folder / "metrics.jsonl")]
-            for folder in (Path("new"), home / "run")]
+    logs = [
+        [
+            {k: v for k, v in record.items() if k != "seconds"}
+            for record in records(folder / "metrics.jsonl")
+        ]
+        for folder in (Path("new"), home / "run")
+    ]
     assert logs[0] == logs[1]
     for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
-        assert Path("new", name).read_bytes() == (
-            home / "run" / name).read_bytes()
+        assert Path("new", name).read_bytes() == (home / "run" / name).read_bytes()
 
 
 def test_one_number_of_the_shape_may_be_typed_alone(line, corpus):
     """The tiny preset's 3 heads divide 36, the 8 of another preset do not."""
-    words = ["train", "--data", corpus, "--preset", "tiny", "--run", "new",
-             "--d-model", 36, "--n-layers", 1, "--eval-windows", 8,
-             "--max-minutes", 0, "--device", "cpu", "--resume"]
+    words = [
+        "train",
+        "--data",
+        corpus,
+        "--preset",
+        "tiny",
+        "--run",
+        "new",
+        "--d-model",
+        36,
+        "--n-layers",
+        1,
+        "--eval-windows",
+        8,
+        "--max-minutes",
+        0,
+        "--device",
+        "cpu",
+        "--resume",
+    ]
     for step in (1, 2):
         status, out, err = line(*words)
         assert (status, err) == (0, "")
         assert f"stopped after step {step}" in out
 
 
-def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(
-        line, run_folder):
-    status, out, _ = line("train", "--run", run_folder, "--resume",
-                          "--max-steps", 23, "--learning-rate", 0.002)
+def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(line, run_folder):
+    status, out, _ = line(
+        "train",
+        "--run",
+        run_folder,
+        "--resume",
+        "--max-steps",
+        23,
+        "--learning-rate",
+        0.002,
+    )
     assert status == 0
     assert f"{run_folder}: step 20 of 23" in out
     for told in ("'max_steps': 23", "'learning_rate': 0.002"):
@@ -479,12 +575,14 @@ def test_a_longer_run_and_a_changed_rate_are_printed_and_logged(
 def test_data_that_is_named_again_is_not_read_again(line, run_folder, home):
     """Whatever it is, and if it is gone: the run has its own."""
     for named in (home / "words", home / "nowhere"):
-        status, out, err = line("train", "--run", run_folder, "--resume",
-                                "--data", named, "--max-steps", 21)
+        status, out, err = line(
+            "train", "--run", run_folder, "--resume", "--data", named, "--max-steps", 21
+        )
         assert (status, err) == (0, "")
-        assert f"not read again: the text and the settings are kept in {run_folder}" in out
-    assert "not read again" not in line(
-        "train", "--run", run_folder, "--resume")[1]
+        assert (
+            f"not read again: the text and the settings are kept in {run_folder}" in out
+        )
+    assert "not read again" not in line("train", "--run", run_folder, "--resume")[1]
 
 
 def test_results_without_a_checkpoint_are_no_place_for_a_run(line, corpus, cwd):
@@ -493,18 +591,32 @@ def test_results_without_a_checkpoint_are_no_place_for_a_run(line, corpus, cwd):
         folder.mkdir(parents=True)
         (folder / name).write_text("dear to somebody")
         for words in ([], ["--resume"]):
-            status, _, err = line("train", "--data", corpus, *SMALL, "--run",
-                                  folder, *words)
+            status, _, err = line(
+                "train", "--data", corpus, *SMALL, "--run", folder, *words
+            )
             assert status == 2 and "without last.safetensors" in err
             assert contents(folder) == {folder / name: b"dear to somebody"}
-    assert {*RESULTS} == {"best.safetensors", "metrics.jsonl", "samples.jsonl",
-                          "run.json"}
+    assert {*RESULTS} == {
+        "best.safetensors",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "run.json",
+    }
 
 
 def test_overwrite_starts_again(line, run_folder, corpus):
     (run_folder / "notes.txt").write_text("mine")
-    status, out, _ = line("train", "--data", corpus, *SMALL, "--run", run_folder,
-                          "--overwrite", "--max-minutes", 0)
+    status, out, _ = line(
+        "train",
+        "--data",
+        corpus,
+        *SMALL,
+        "--run",
+        run_folder,
+        "--overwrite",
+        "--max-minutes",
+        0,
+    )
     assert status == 0 and "step 0 of 20" in out
     log = records(run_folder / "metrics.jsonl")
     assert [r["step"] for r in log] == [0, 1]
@@ -517,17 +629,20 @@ def test_resume_starts_what_is_not_there(line, home, corpus):
     Path("new").mkdir()
     Path("new", "train.npy").write_bytes(b"of a run that was k")
     Path("new", "tmp-last.safetensors").write_bytes(b"killed at its begin")
-    assert line("train", "--data", corpus, *SMALL, "--run", "new",
-                "--resume")[0] == 0
+    assert line("train", "--data", corpus, *SMALL, "--run", "new", "--resume")[0] == 0
     assert {path.name for path in Path("new").iterdir()} == {
-        path.name for path in (home / "run").iterdir()}
-    assert Path("new", "last.safetensors").read_bytes() == (
-        home / "run" / "last.safetensors").read_bytes()
+        path.name for path in (home / "run").iterdir()
+    }
+    assert (
+        Path("new", "last.safetensors").read_bytes()
+        == (home / "run" / "last.safetensors").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("words, status", [([], 2), (["--resume"], 0)])
 def test_a_run_that_began_while_the_text_was_read_is_not_replaced(
-        line, corpus, monkeypatch, words, status):
+    line, corpus, monkeypatch, words, status
+):
     """Two jobs start in one folder; the first ends before the second begins."""
     command = ["train", "--data", str(corpus), *SMALL, "--run", "new"]
     original, first = minigpt.new_state, []
@@ -552,15 +667,23 @@ def test_a_run_that_another_process_trains_is_refused(line, corpus):
     with filelock.FileLock("run/.lock"):
         status, _, err = line("train", "--data", corpus, *SMALL, "--run", "run")
     assert status == 2 and re.fullmatch(
-        r"minigpt: error: another process trains in run: .*--run\n", err)
+        r"minigpt: error: another process trains in run: .*--run\n", err
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_processes_cannot_train_in_one_folder(
-        line, corpus, home, cwd, after_step):
+def test_two_processes_cannot_train_in_one_folder(line, corpus, home, cwd, after_step):
     """The second is refused, until the first has died by SIGKILL."""
-    command = ["train", "--data", str(corpus), *SMALL, "--run", "run",
-               "--checkpoint-interval", "8"]
+    command = [
+        "train",
+        "--data",
+        str(corpus),
+        *SMALL,
+        "--run",
+        "run",
+        "--checkpoint-interval",
+        "8",
+    ]
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
@@ -571,8 +694,11 @@ def test_two_processes_cannot_train_in_one_folder(
     try:
         assert os.read(ready, 1) == b"."
         before = contents(cwd)
-        for way, reason in (([], "holds a run"), (["--resume"], "another proc"),
-                            (["--overwrite"], "another process trains")):
+        for way, reason in (
+            ([], "holds a run"),
+            (["--resume"], "another proc"),
+            (["--overwrite"], "another process trains"),
+        ):
             status, _, err = line(*command, *way)
             assert status == 2 and reason in err
         assert contents(cwd) == before
@@ -581,8 +707,10 @@ def test_two_processes_cannot_train_in_one_folder(
         os.waitpid(child, 0)
     assert line(*command, "--resume")[0] == 0
     best = Path("run", "best.safetensors")
-    assert load_checkpoint(best).best_loss == load_checkpoint(
-        home / "run" / "best.safetensors").best_loss
+    assert (
+        load_checkpoint(best).best_loss
+        == load_checkpoint(home / "run" / "best.safetensors").best_loss
+    )
 
 
 # --- beginning with given weights ------------------------------------------
@@ -594,8 +722,12 @@ def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
     options = RunOptions(data=str(corpus), init=str(best.parent))
     state, text = new_state(options, "tiny", {"max_steps": 3, "d_model": 24})
     assert state.model.config == known.model.config
-    assert state.config == make_configs(
-        "tiny", **FINE_TUNING | {"max_steps": 3, "sample_prompt": "def "})[1]
+    assert (
+        state.config
+        == make_configs(
+            "tiny", **FINE_TUNING | {"max_steps": 3, "sample_prompt": "def "}
+        )[1]
+    )
     assert (state.step, state.best_loss) == (0, None)
     assert not state.optimizer.state
     assert state.optimizer.param_groups[0]["lr"] == state.config.learning_rate
@@ -605,9 +737,24 @@ def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
     assert all(torch.equal(p, q) for p, q in pairs)
 
     status, out, err = line(
-        "train", "--data", corpus, "--init", best, "--preset", "tiny", "--run",
-        "new", "--max-steps", 3, "--warmup-steps", 0, "--eval-windows", 8,
-        "--device", "cpu")
+        "train",
+        "--data",
+        corpus,
+        "--init",
+        best,
+        "--preset",
+        "tiny",
+        "--run",
+        "new",
+        "--max-steps",
+        3,
+        "--warmup-steps",
+        0,
+        "--eval-windows",
+        8,
+        "--device",
+        "cpu",
+    )
     assert (status, err) == (0, "") and "finished: 3 steps" in out
     log = records(Path("new", "metrics.jsonl"))
     assert log[0]["val_loss"] == pytest.approx(known.best_loss, abs=1e-6)
@@ -617,26 +764,50 @@ def test_a_run_may_begin_with_the_weights_of_another(line, best, corpus):
 def test_characters_that_the_weights_do_not_know_are_unk(line, best, cwd):
     text = "def f1(x):\n    return γ * x\n" * 60
     (cwd / "new.py").write_text(text, "utf-8")
-    status, out, _ = line("train", "--data", "new.py", "--init", best,
-                          "--preset", "tiny", "--run", "new", "--max-minutes",
-                          0, "--device", "cpu")
+    status, out, _ = line(
+        "train",
+        "--data",
+        "new.py",
+        "--init",
+        best,
+        "--preset",
+        "tiny",
+        "--run",
+        "new",
+        "--max-minutes",
+        0,
+        "--device",
+        "cpu",
+    )
     assert status == 0 and "(60 of them <unk>)" in out
     last = load_checkpoint(cwd / "new" / "last.safetensors")
-    assert last.tokenizer.characters == load_checkpoint(
-        best).tokenizer.characters
+    assert last.tokenizer.characters == load_checkpoint(best).tokenizer.characters
     ids = [np.load(cwd / "new" / f"{name}.npy") for name in ("train", "val")]
     assert np.count_nonzero(np.concatenate(ids) == UNK) == 60
-    assert last.tokenizer.decode(np.concatenate(ids)) == text.replace(
-        "γ", "\ufffd")
+    assert last.tokenizer.decode(np.concatenate(ids)) == text.replace("γ", "\ufffd")
 
 
 def test_a_run_may_begin_with_its_own_best_weights(line, run_folder, corpus):
     own = run_folder / "best.safetensors"
     known = load_checkpoint(own)
     status, out, _ = line(
-        "train", "--data", corpus, "--init", own, "--preset", "tiny", "--run",
-        run_folder, "--overwrite", "--max-minutes", 0, "--eval-windows", 8,
-        "--device", "cpu")
+        "train",
+        "--data",
+        corpus,
+        "--init",
+        own,
+        "--preset",
+        "tiny",
+        "--run",
+        run_folder,
+        "--overwrite",
+        "--max-minutes",
+        0,
+        "--eval-windows",
+        8,
+        "--device",
+        "cpu",
+    )
     assert status == 0
     log = records(run_folder / "metrics.jsonl")
     assert [r["step"] for r in log] == [0, 1]
@@ -679,21 +850,27 @@ def continuation(path: Path, prompt: str, count: int = 1, **config) -> list:
     """What chapter 9 writes: a text for each of `count` rows."""
     state = load_checkpoint(path)
     ids = state.before + state.tokenizer.encode(prompt).tolist()
-    steps = [*generate(uncached(state.model),
-                       torch.tensor(count * [ids]), GenerateConfig(**config))]
-    return ["".join(state.tokenizer.decode(step[i:i + 1]) for step in steps)
-            for i in range(count)]
+    steps = [
+        *generate(
+            uncached(state.model), torch.tensor(count * [ids]), GenerateConfig(**config)
+        )
+    ]
+    return [
+        "".join(state.tokenizer.decode(step[i : i + 1]) for step in steps)
+        for i in range(count)
+    ]
 
 
 def printed(prompt: str, texts: list[str]) -> str:
     """What several samples are on stdout."""
-    return "".join(f"--- sample {i} of {len(texts)}\n{prompt}{text}\n"
-                   for i, text in enumerate(texts, 1))
+    return "".join(
+        f"--- sample {i} of {len(texts)}\n{prompt}{text}\n"
+        for i, text in enumerate(texts, 1)
+    )
 
 
 def writing(best: Path, *words) -> list:
-    return ["generate", "--checkpoint", best, "--device", "cpu", "--seed", 0,
-            *words]
+    return ["generate", "--checkpoint", best, "--device", "cpu", "--seed", 0, *words]
 
 
 @pytest.mark.parametrize("prompt", ["def f", "", "x" * 13, "x" * 14, "def " * 9])
@@ -713,9 +890,24 @@ def test_write_gives_what_the_command_prints(line, best):
         chosen = dict(max_new_tokens=60, temperature=1.5, top_k=9, seed=3)
         [text] = continuation(best, prompt, **chosen)
         assert write(saved, prompt, **chosen) == prompt + text
-        assert line(*writing(
-            best, "--prompt", prompt, "--max-new-tokens", 60, "--temperature",
-            1.5, "--top-k", 9, "--seed", 3))[1] == prompt + text + "\n"
+        assert (
+            line(
+                *writing(
+                    best,
+                    "--prompt",
+                    prompt,
+                    "--max-new-tokens",
+                    60,
+                    "--temperature",
+                    1.5,
+                    "--top-k",
+                    9,
+                    "--seed",
+                    3,
+                )
+            )[1]
+            == prompt + text + "\n"
+        )
     [text] = continuation(best, "")
     assert write(saved) == text
     with pytest.raises(MiniGPTError, match="'γ' at position 4"):
@@ -726,10 +918,12 @@ def test_write_begins_with_eos_where_nothing_is_read_before(best):
     saved = load_checkpoint(best)
     saved.before = []
     ids = torch.tensor([[EOS]])
-    steps = generate(uncached(saved.model), ids, GenerateConfig(
-        max_new_tokens=20, seed=3))
+    steps = generate(
+        uncached(saved.model), ids, GenerateConfig(max_new_tokens=20, seed=3)
+    )
     assert write(saved, max_new_tokens=20, seed=3) == saved.tokenizer.decode(
-        [step.item() for step in steps])
+        [step.item() for step in steps]
+    )
 
 
 @pytest.mark.parametrize("length, unread", [(15, 0), (16, 7), (23, 7), (40, 31)])
@@ -748,8 +942,11 @@ def test_what_is_not_read_of_a_prompt_changes_nothing(line, best):
     texts = []
     for i in (0, 4, 5):
         prompt = "".join("0" if j == i else "x" for j in range(14))
-        _, out, _ = line(*writing(best, "--prompt", prompt, "--min-new-tokens",
-                                  99, "--max-new-tokens", 99))
+        _, out, _ = line(
+            *writing(
+                best, "--prompt", prompt, "--min-new-tokens", 99, "--max-new-tokens", 99
+            )
+        )
         texts.append(out[14:])
     assert texts[0] == texts[1] != texts[2]
 
@@ -757,12 +954,14 @@ def test_what_is_not_read_of_a_prompt_changes_nothing(line, best):
 def test_the_header_names_step_and_loss_of_what_writes(line, best):
     saved = load_checkpoint(best)
     _, _, err = line(*writing(best, "--max-new-tokens", 1))
-    assert err.startswith(f"{best}: step {saved.step}, validation loss "
-                          f"{saved.best_loss:.3f} nats")
+    assert err.startswith(
+        f"{best}: step {saved.step}, validation loss {saved.best_loss:.3f} nats"
+    )
 
 
 def test_a_run_stopped_before_its_first_evaluation_writes_with_its_last(
-        line, corpus, cwd, after_step):
+    line, corpus, cwd, after_step
+):
     after_step(3, lambda: signal.raise_signal(signal.SIGINT))
     assert line("train", "--data", corpus, *SMALL)[0] == 130
     _, _, err = line("generate", "--max-new-tokens", 1)
@@ -770,21 +969,43 @@ def test_a_run_stopped_before_its_first_evaluation_writes_with_its_last(
     assert err.startswith(f"{last}: step 3, ") and "None" not in err
 
 
-def test_the_end_says_how_much_was_written_and_how_fast(
-        line, best, monkeypatch):
+def test_the_end_says_how_much_was_written_and_how_fast(line, best, monkeypatch):
     clock = iter(range(0, 10**6, 4))
     monkeypatch.setattr(minigpt.time, "perf_counter", lambda: next(clock))
-    _, out, err = line(*writing(best, "--prompt", "def ", "--min-new-tokens", 80,
-                                "--max-new-tokens", 80, "--num-samples", 3))
+    _, out, err = line(
+        *writing(
+            best,
+            "--prompt",
+            "def ",
+            "--min-new-tokens",
+            80,
+            "--max-new-tokens",
+            80,
+            "--num-samples",
+            3,
+        )
+    )
     assert err.splitlines()[-1] == "240 characters, 60 a second"
 
 
 def test_no_prompt_of_the_readme_is_answered_with_blanks(line):
     """Half of a text of Python are not spaces; `class Shape:` once gave nothing."""
     for prompt in ("def ", "class Shape:", ""):
-        _, out, _ = line("generate", "--checkpoint", SHIPPED, "--prompt", prompt,
-                         "--num-samples", 20, "--max-new-tokens", 120,
-                         "--min-new-tokens", 120, "--device", "cpu")
+        _, out, _ = line(
+            "generate",
+            "--checkpoint",
+            SHIPPED,
+            "--prompt",
+            prompt,
+            "--num-samples",
+            20,
+            "--max-new-tokens",
+            120,
+            "--min-new-tokens",
+            120,
+            "--device",
+            "cpu",
+        )
         out = re.sub("^--- sample .*$", "", out, flags=re.MULTILINE)
         assert len("".join(out.split())) > len(out) / 2 > 20 * 60
 
@@ -799,28 +1020,57 @@ def test_a_prompt_may_come_from_stdin(line, best, monkeypatch, prompt):
 
 
 def test_each_way_to_choose_is_a_flag(line, best):
-    chosen = dict(max_new_tokens=50, min_new_tokens=45, temperature=1.5,
-                  top_k=9, top_p=0.9, seed=7)
-    flags = [word for name, value in chosen.items()
-             for word in (f"--{name.replace('_', '-')}", value)]
+    chosen = dict(
+        max_new_tokens=50,
+        min_new_tokens=45,
+        temperature=1.5,
+        top_k=9,
+        top_p=0.9,
+        seed=7,
+    )
+    flags = [
+        word
+        for name, value in chosen.items()
+        for word in (f"--{name.replace('_', '-')}", value)
+    ]
     [text] = continuation(best, "def ", **chosen)
-    assert line(*writing(best, "--prompt", "def ", *flags))[1] == (
-        f"def {text}\n")
+    assert line(*writing(best, "--prompt", "def ", *flags))[1] == (f"def {text}\n")
 
 
 def test_seeds_matter_unless_the_temperature_is_0(line, best):
     def texts(*words):
-        return {line(*writing(best, "--max-new-tokens", 40, "--min-new-tokens",
-                              40, "--seed", seed, *words))[1]
-                for seed in (1, 2, 3)}
+        return {
+            line(
+                *writing(
+                    best,
+                    "--max-new-tokens",
+                    40,
+                    "--min-new-tokens",
+                    40,
+                    "--seed",
+                    seed,
+                    *words,
+                )
+            )[1]
+            for seed in (1, 2, 3)
+        }
 
     assert len(texts()) == 3
     assert len(texts("--temperature", 0)) == 1
 
 
 def test_a_seed_that_was_not_typed_is_random_and_can_be_typed(line, best):
-    words = ["generate", "--checkpoint", best, "--device", "cpu",
-             "--min-new-tokens", 40, "--max-new-tokens", 40]
+    words = [
+        "generate",
+        "--checkpoint",
+        best,
+        "--device",
+        "cpu",
+        "--min-new-tokens",
+        40,
+        "--max-new-tokens",
+        40,
+    ]
     tries = [line(*words) for _ in range(3)]
     assert len({out for _, out, _ in tries}) == 3
     for _, out, err in tries:
@@ -831,12 +1081,23 @@ def test_a_seed_that_was_not_typed_is_random_and_can_be_typed(line, best):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_text_ends_before_the_stop_text(line, best, count):
-    samples = continuation(best, "def ", count=count, max_new_tokens=40,
-                           min_new_tokens=40)
+    samples = continuation(
+        best, "def ", count=count, max_new_tokens=40, min_new_tokens=40
+    )
     stop = samples[0][20:22]
-    words = writing(best, "--prompt", "def ", "--max-new-tokens", 40,
-                    "--min-new-tokens", 40, "--stop", stop,
-                    "--num-samples", count)
+    words = writing(
+        best,
+        "--prompt",
+        "def ",
+        "--max-new-tokens",
+        40,
+        "--min-new-tokens",
+        40,
+        "--stop",
+        stop,
+        "--num-samples",
+        count,
+    )
     short = [sample.partition(stop)[0] for sample in samples]
     expected = printed("def ", short) if count > 1 else f"def {short[0]}\n"
     assert line(*words)[1] == expected
@@ -846,7 +1107,8 @@ def test_the_text_ends_before_the_stop_text(line, best, count):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_text_and_what_was_written_stays(
-        line, best, monkeypatch, count, number):
+    line, best, monkeypatch, count, number
+):
     def signalled(*args):
         for i, step in enumerate(generate(*args)):
             if i == 20:
@@ -854,8 +1116,9 @@ def test_a_signal_ends_the_text_and_what_was_written_stays(
             yield step
 
     before = signal.getsignal(number)
-    words = writing(best, "--prompt", "def ", "--num-samples", count,
-                    "--min-new-tokens", 500)
+    words = writing(
+        best, "--prompt", "def ", "--num-samples", count, "--min-new-tokens", 500
+    )
     _, whole, _ = line(*words, "--max-new-tokens", 20)
     monkeypatch.setattr(minigpt, "generate", signalled)
     status, out, err = line(*words)
@@ -864,17 +1127,16 @@ def test_a_signal_ends_the_text_and_what_was_written_stays(
 
 
 def test_several_samples_come_in_order_each_under_a_header(line, best):
-    status, out, err = line(*writing(best, "--prompt", "def ", "--num-samples",
-                                     3, "--max-new-tokens", 30))
+    status, out, err = line(
+        *writing(best, "--prompt", "def ", "--num-samples", 3, "--max-new-tokens", 30)
+    )
     samples = continuation(best, "def ", count=3, max_new_tokens=30)
     assert (status, out) == (0, printed("def ", samples))
     assert len({*samples}) == 3 and "--- sample" not in err
 
 
-@pytest.mark.parametrize("count, begun", [
-    (1, "def "), (2, "--- sample 1 of 2\ndef ")])
-def test_the_first_sample_is_written_as_it_is_made(
-        best, monkeypatch, count, begun):
+@pytest.mark.parametrize("count, begun", [(1, "def "), (2, "--- sample 1 of 2\ndef ")])
+def test_the_first_sample_is_written_as_it_is_made(best, monkeypatch, count, begun):
     stream, seen = io.TextIOWrapper(io.BytesIO(), "utf-8"), []
 
     def slowly(*args):
@@ -884,30 +1146,53 @@ def test_the_first_sample_is_written_as_it_is_made(
 
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(minigpt, "generate", slowly)
-    main([*map(str, writing(best, "--prompt", "def ", "--max-new-tokens", 9,
-                            "--min-new-tokens", 9, "--num-samples", count))])
+    main(
+        [
+            *map(
+                str,
+                writing(
+                    best,
+                    "--prompt",
+                    "def ",
+                    "--max-new-tokens",
+                    9,
+                    "--min-new-tokens",
+                    9,
+                    "--num-samples",
+                    count,
+                ),
+            )
+        ]
+    )
     n = len(begun)
     assert seen[0] == begun and [*map(len, seen)] == [*range(n, n + 9)]
 
 
-@pytest.mark.parametrize("words, reader", [
-    ([], "cached"), (["--no-cache"], "uncached")])
+@pytest.mark.parametrize(
+    "words, reader", [([], "cached"), (["--no-cache"], "uncached")]
+)
 def test_the_cache_is_used_unless_told_otherwise(
-        line, best, monkeypatch, words, reader):
+    line, best, monkeypatch, words, reader
+):
     used = []
     for name in ("cached", "uncached"):
         original = getattr(minigpt, name)
-        monkeypatch.setattr(minigpt, name, lambda model, name=name,
-                            original=original: used.append(name)
-                            or original(model))
+        monkeypatch.setattr(
+            minigpt,
+            name,
+            lambda model, name=name, original=original: (
+                used.append(name) or original(model)
+            ),
+        )
     line(*writing(best, "--max-new-tokens", 3, *words))
     assert used == [reader]
 
 
 def test_text_may_be_written_in_bfloat16(line, best, monkeypatch):
     models = []
-    monkeypatch.setattr(minigpt, "cached", lambda model: models.append(model)
-                        or cached(model))
+    monkeypatch.setattr(
+        minigpt, "cached", lambda model: models.append(model) or cached(model)
+    )
     words = writing(best, "--dtype", "bfloat16", "--max-new-tokens", 30)
     status, out, err = line(*words)
     assert status == 0 and len(out) > 0 and "bfloat16" in err
@@ -927,7 +1212,8 @@ def test_the_newest_run_is_taken_else_the_shipped_model():
     assert find_checkpoint() == Path("checkpoints/new/last.safetensors")
     assert find_checkpoint("mine") == Path("mine")
     assert find_checkpoint("checkpoints/old") == Path(
-        "checkpoints/old/best.safetensors")
+        "checkpoints/old/best.safetensors"
+    )
 
 
 def test_the_newest_run_is_the_one_that_was_trained_last():
@@ -935,7 +1221,7 @@ def test_the_newest_run_is_the_one_that_was_trained_last():
     for name, ages in {"trains": (1, 5), "ended": (3, 4)}.items():
         folder = Path("checkpoints", name)
         folder.mkdir(parents=True)
-        for file, age in zip(("best", "last"), ages):
+        for file, age in zip(("best", "last"), ages, strict=True):
             (folder / f"{file}.safetensors").touch()
             os.utime(folder / f"{file}.safetensors", (age, age))
     assert find_checkpoint() == Path("checkpoints/trains/best.safetensors")
@@ -964,11 +1250,19 @@ def test_ctrl_c_is_130_and_an_error_of_the_system_2(line, command):
     assert status == 2 and err.startswith("minigpt: error: no space left: ")
 
 
-@pytest.mark.parametrize("bug", [
-    RuntimeError("a bug"), RuntimeError("unsupported memory format option"),
-    KeyError("gloom"), ValueError("out of memory"), IndexError("CUDA error:")])
+@pytest.mark.parametrize(
+    "bug",
+    [
+        RuntimeError("a bug"),
+        RuntimeError("unsupported memory format option"),
+        KeyError("gloom"),
+        ValueError("out of memory"),
+        IndexError("CUDA error:"),
+    ],
+)
 def test_an_error_that_nobody_foresaw_is_not_hidden(line, command, bug):
     """Whatever words are in it."""
+
     def broken(**_):
         raise bug
 
@@ -977,17 +1271,25 @@ def test_an_error_that_nobody_foresaw_is_not_hidden(line, command, bug):
         line("train")
 
 
-@pytest.mark.parametrize("error, told", [
-    (MemoryError("Unable to allocate 9 GiB"), "out of memory .*9 GiB.*--batch"),
-    (torch.OutOfMemoryError("CUDA out of memory"), "out of memory .*--batch-size"),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPU"
-                  "Allocator: can't allocate memory"), "out of memory .*--batch"),
-    (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "--batch"),
-    (RuntimeError("CUDA error: no kernel image is available\n" * 99), "device cpu"),
-    (torch.AcceleratorError("device-side assert"), "the GPU failed .*device cpu"),
-    (UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates"), "check the file")])
-def test_errors_of_a_known_kind_are_one_line_with_a_remedy(
-        line, command, error, told):
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "out of memory .*9 GiB.*--batch"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory .*--batch-size"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPU"
+                "Allocator: can't allocate memory"
+            ),
+            "out of memory .*--batch",
+        ),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "--batch"),
+        (RuntimeError("CUDA error: no kernel image is available\n" * 99), "device cpu"),
+        (torch.AcceleratorError("device-side assert"), "the GPU failed .*device cpu"),
+        (UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates"), "check the file"),
+    ],
+)
+def test_errors_of_a_known_kind_are_one_line_with_a_remedy(line, command, error, told):
     def broken(**_):
         raise error
 
@@ -1001,8 +1303,7 @@ def test_streams_that_are_closed_are_no_error(best, monkeypatch, capfd):
     """Python has None for them, and print takes that for stdout."""
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    assert main([*map(str, writing(best, "--prompt", "-", "--max-new-tokens", 9))]
-                ) == 0
+    assert main([*map(str, writing(best, "--prompt", "-", "--max-new-tokens", 9))]) == 0
     [text] = continuation(best, "", max_new_tokens=9)
     assert capfd.readouterr().out == text + "\n"
     monkeypatch.setattr(sys, "stdout", None)
@@ -1019,14 +1320,19 @@ def test_what_is_said_is_in_a_file_at_once(tmp_path, monkeypatch, command):
         assert main(["train"]) == len("step 1" + os.linesep)
 
 
-@pytest.mark.parametrize("system, argv, words", [
-    ("posix", "minigpt.py", "/my/python minigpt.py train --run 'a b'"),
-    ("nt", "minigpt.py", '/my/python minigpt.py train --run "a b"'),
-    ("posix", "/bin/minigpt", "/bin/minigpt train --run 'a b'"),
-    ("nt", "C:\\minigpt.exe", 'C:\\minigpt.exe train --run "a b"'),
-    ("posix", "-m", "/my/python -m train --run 'a b'")])
+@pytest.mark.parametrize(
+    "system, argv, words",
+    [
+        ("posix", "minigpt.py", "/my/python minigpt.py train --run 'a b'"),
+        ("nt", "minigpt.py", '/my/python minigpt.py train --run "a b"'),
+        ("posix", "/bin/minigpt", "/bin/minigpt train --run 'a b'"),
+        ("nt", "C:\\minigpt.exe", 'C:\\minigpt.exe train --run "a b"'),
+        ("posix", "-m", "/my/python -m train --run 'a b'"),
+    ],
+)
 def test_the_line_to_type_next_is_one_that_the_shell_reads(
-        monkeypatch, system, argv, words):
+    monkeypatch, system, argv, words
+):
     monkeypatch.setattr(sys, "executable", "/my/python")
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", system)
@@ -1047,7 +1353,8 @@ def test_a_prompt_is_read_as_a_document_is(line, best, monkeypatch):
 
 
 def test_a_reader_that_has_had_enough_is_no_error_but_no_success(
-        cwd, monkeypatch, capsys, command):
+    cwd, monkeypatch, capsys, command
+):
     def refused(**_):
         raise BrokenPipeError
 

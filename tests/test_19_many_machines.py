@@ -14,29 +14,67 @@ import torch
 
 import many
 import minigpt
-from many import (FAILED, Learner, Rows, TeamMachine, agree, gather, join,
-                  run_together, share_out)
-from minigpt import (EOS, Checkpoint, Dataset, MiniGPT, MiniGPTError,
-                     cross_entropy, finish, main, make_configs, make_optimizer,
-                     open_run, pick_machine, seed_dropout, start_run, train,
-                     training_step)
+from many import (
+    FAILED,
+    Learner,
+    Rows,
+    TeamMachine,
+    agree,
+    gather,
+    join,
+    run_together,
+    share_out,
+)
+from minigpt import (
+    EOS,
+    Checkpoint,
+    Dataset,
+    MiniGPT,
+    MiniGPTError,
+    cross_entropy,
+    finish,
+    main,
+    make_configs,
+    make_optimizer,
+    open_run,
+    pick_machine,
+    seed_dropout,
+    start_run,
+    train,
+    training_step,
+)
 
 CPU = pick_machine("cpu", "float32")
-VARIABLES = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-             "MASTER_PORT": "1"}
+VARIABLES = {
+    "RANK": "0",
+    "WORLD_SIZE": "2",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "1",
+}
 
 
 def state(text, **changes) -> Checkpoint:
     """What a run of a model of some thousand weights begins with."""
-    small = dict(context_length=16, d_model=24, n_layers=1, n_heads=2,
-                 batch_size=8, max_steps=12, eval_interval=6, eval_windows=4,
-                 sample_interval=100, checkpoint_interval=100, device="cpu",
-                 vocab_size=text.tokenizer.vocab_size)
+    small = dict(
+        context_length=16,
+        d_model=24,
+        n_layers=1,
+        n_heads=2,
+        batch_size=8,
+        max_steps=12,
+        eval_interval=6,
+        eval_windows=4,
+        sample_interval=100,
+        checkpoint_interval=100,
+        device="cpu",
+        vocab_size=text.tokenizer.vocab_size,
+    )
     shape, config = make_configs("tiny", **small | changes)
     torch.manual_seed(0)
     model = MiniGPT(shape)
-    return Checkpoint(model, make_optimizer(model, config), config,
-                      text.tokenizer, text.fingerprint())
+    return Checkpoint(
+        model, make_optimizer(model, config), config, text.tokenizer, text.fingerprint()
+    )
 
 
 def begin(folder: Path, text, **changes) -> minigpt.Run:
@@ -47,6 +85,7 @@ def begin(folder: Path, text, **changes) -> minigpt.Run:
 @pytest.fixture
 def play(monkeypatch):
     """(rank, size): be this one of so many processes, that all bring the same."""
+
     def be(rank: int, size: int) -> None:
         monkeypatch.setattr(many, "RANK", rank)
         monkeypatch.setattr(many, "SIZE", size)
@@ -70,7 +109,8 @@ def handlers():
 def group():
     """A process group of this process alone."""
     torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
     yield
     torch.distributed.destroy_process_group()
 
@@ -78,10 +118,10 @@ def group():
 # --- meeting ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("names", [
-    names for n in (1, 2, 3) for names in combinations(VARIABLES, n)])
-def test_variables_of_torchrun_that_are_half_set_are_refused(
-        monkeypatch, names):
+@pytest.mark.parametrize(
+    "names", [names for n in (1, 2, 3) for names in combinations(VARIABLES, n)]
+)
+def test_variables_of_torchrun_that_are_half_set_are_refused(monkeypatch, names):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name in names:
@@ -120,8 +160,7 @@ def test_processes_go_on_with_the_same_things_alone(monkeypatch):
         agree("a", 2)
 
 
-def test_a_process_ends_in_silence_where_another_one_failed(
-        monkeypatch, capsys):
+def test_a_process_ends_in_silence_where_another_one_failed(monkeypatch, capsys):
     monkeypatch.setattr(many, "SIZE", 2)
 
     def everybody(things, thing):
@@ -137,17 +176,26 @@ def test_a_process_ends_in_silence_where_another_one_failed(
 
 @pytest.mark.parametrize("rank, told", [(0, True), (1, False)])
 def test_what_fails_everywhere_is_told_by_the_first(
-        monkeypatch, capsys, play, rank, told):
+    monkeypatch, capsys, play, rank, told
+):
     monkeypatch.setattr(many, "join", lambda: play(rank, 2))
     assert main(["train", "--droput", "1"], run_together) == 2
     assert ("--droput" in capsys.readouterr().err) == told
 
 
-def test_a_lost_neighbour_is_one_line_and_other_faults_are_raised(
-        monkeypatch, capsys):
-    for error in (torch.distributed.DistNetworkError("gone"),
-                  RuntimeError("[../third_party/gloo/x.cc:1] closed")):
-        monkeypatch.setattr(many, "run_train", lambda **_: (_ for _ in ()).throw(error))
+def fails_with(error: Exception):
+    def train(**_):
+        raise error
+
+    return train
+
+
+def test_a_lost_neighbour_is_one_line_and_other_faults_are_raised(monkeypatch, capsys):
+    for error in (
+        torch.distributed.DistNetworkError("gone"),
+        RuntimeError("[../third_party/gloo/x.cc:1] closed"),
+    ):
+        monkeypatch.setattr(many, "run_train", fails_with(error))
         assert main(["train"], run_together) == 2
         assert "rank 0 of 1 lost one: use --resume" in capsys.readouterr().err
     monkeypatch.setattr(many, "run_train", lambda **_: 1 / 0)
@@ -164,18 +212,21 @@ def test_a_lost_neighbour_is_one_line_and_other_faults_are_raised(
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_the_rows_of_processes_are_together_the_step_of_one(text, play, size):
     """Also where the text ends, and a window is moved back."""
-    ids = text.train[:8 * 16 + 5].copy()
+    ids = text.train[: 8 * 16 + 5].copy()
     ids[7 * 16 + 12] = EOS  # in the last of 8 chunks: no window fits behind it
     few, at_the_end = Dataset(ids, 16), ids[-17:-1].tolist()
-    step = next(step for step in range(100)
-                if at_the_end in few.batch(step, 8, seed=0)[0].tolist())
+    step = next(
+        step
+        for step in range(100)
+        if at_the_end in few.batch(step, 8, seed=0)[0].tolist()
+    )
     begun = state(text, grad_clip=1e6, learning_rate=10)
 
     def moved(dataset) -> tuple[torch.Tensor, float]:
         model = copy.deepcopy(begun.model)
         sgd = torch.optim.SGD(model.parameters())  # at the rate of the config
         loss, _ = training_step(model, sgd, dataset, step, begun.config, CPU)
-        pairs = zip(begun.model.parameters(), model.parameters())
+        pairs = zip(begun.model.parameters(), model.parameters(), strict=True)
         return torch.cat([(p - q).detach().flatten() for p, q in pairs]), loss
 
     whole, loss = moved(few)
@@ -192,8 +243,11 @@ def test_gradients_travel_with_the_last_batch_of_a_step(text, group, monkeypatch
     begun = state(text)
     learner, sent = Learner(begun.model, grad_accum=3), []
     forward = begun.model.forward
-    monkeypatch.setattr(begun.model, "forward", lambda ids: (
-        sent.append(learner.require_backward_grad_sync), forward(ids))[1])
+    monkeypatch.setattr(
+        begun.model,
+        "forward",
+        lambda ids: (sent.append(learner.require_backward_grad_sync), forward(ids))[1],
+    )
     dataset = Dataset(text.train, 16)
     for number in range(6):
         inputs, targets = dataset.batch(number, 2, seed=0)
@@ -204,12 +258,13 @@ def test_gradients_travel_with_the_last_batch_of_a_step(text, group, monkeypatch
     for number in range(6):
         inputs, targets = dataset.batch(number, 2, seed=0)
         cross_entropy(MiniGPT.forward(twin, inputs), targets).backward()
-    for p, q in zip(begun.model.parameters(), twin.parameters()):
+    for p, q in zip(begun.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
 
 
 def test_each_process_drops_other_numbers_and_the_same_ones_again(
-        text, group, monkeypatch):
+    text, group, monkeypatch
+):
     begun = state(text, dropout=0.5)
     learner = Learner(begun.model.train(), grad_accum=1)
     ids = torch.zeros(1, 16, dtype=torch.int64)
@@ -238,8 +293,11 @@ def test_a_batch_must_go_into_equal_parts(text, tmp_path, play, size, refused):
     run = begin(tmp_path, text)
     play(0, size)
     if refused:
-        with pytest.raises(MiniGPTError, match="3 processes cannot share batches"
-                           " of 8 windows: choose fewer, or another --batch-size"):
+        with pytest.raises(
+            MiniGPTError,
+            match="3 processes cannot share batches"
+            " of 8 windows: choose fewer, or another --batch-size",
+        ):
             share_out(run)
     else:
         assert share_out(run).step == 0
@@ -263,7 +321,9 @@ def test_the_first_process_alone_writes(text, tmp_path, play, capsys):
     assert "2 processes" in (tmp_path / "run.json").read_text("utf-8")
 
 
-def test_the_loss_of_a_step_is_that_of_the_whole_batch(text, tmp_path, monkeypatch, play):
+def test_the_loss_of_a_step_is_that_of_the_whole_batch(
+    text, tmp_path, monkeypatch, play
+):
     run = begin(tmp_path, text)
     play(0, 2)
     monkeypatch.setattr(many, "gather", lambda loss: [loss, 10.0])
@@ -275,14 +335,18 @@ def test_all_stop_where_one_was_told_to(text, tmp_path, monkeypatch, play):
     run = begin(tmp_path, text)
     play(0, 2)
     told = iter([False, False, True])
-    monkeypatch.setattr(many, "gather", lambda thing: (
-        [thing, next(told)] if type(thing) is bool else [thing, thing]))
+    monkeypatch.setattr(
+        many,
+        "gather",
+        lambda thing: [thing, next(told)] if type(thing) is bool else [thing, thing],
+    )
     team = share_out(run)
     assert train(team) == 0 and team.step == 3
 
 
 def test_processes_have_no_advice_about_a_second_signal(
-        text, tmp_path, play, monkeypatch, capfd):
+    text, tmp_path, play, monkeypatch, capfd
+):
     run = begin(tmp_path, text)
     play(0, 2)
     team = share_out(run)
@@ -298,8 +362,10 @@ def test_processes_have_no_advice_about_a_second_signal(
 
 
 def test_one_of_several_processes_ends_by_no_later_signal(
-        corpus, tmp_path, monkeypatch, handlers):
+    corpus, tmp_path, monkeypatch, handlers
+):
     """torchrun signals to one after the other, and may do so twice."""
+
     def shot(run, deadline, launcher):
         for number in handlers:
             signal.raise_signal(number)
@@ -308,19 +374,45 @@ def test_one_of_several_processes_ends_by_no_later_signal(
     for number in handlers:
         signal.signal(number, lambda *_: pytest.fail("it ended"))
     monkeypatch.setattr(many, "carry_on", shot)
-    assert many.run_train(data=str(corpus), run=str(tmp_path / "run"),
-                          preset="tiny", context_length=16) == 7
+    assert (
+        many.run_train(
+            data=str(corpus),
+            run=str(tmp_path / "run"),
+            preset="tiny",
+            context_length=16,
+        )
+        == 7
+    )
 
 
 def test_the_line_to_type_next_starts_as_many(
-        corpus, tmp_path, monkeypatch, capsys, handlers, play):
+    corpus, tmp_path, monkeypatch, capsys, handlers, play
+):
     monkeypatch.setattr(many, "join", lambda: None)
     monkeypatch.setattr("sys.argv", ["many.py"])
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    words = ["train", "--data", str(corpus), "--run", str(tmp_path / "run"),
-             "--preset", "tiny", "--context-length", "16", "--max-steps", "2",
-             "--eval-windows", "4", "--device", "cpu", "--resume"]
-    for size, launcher in ((1, ""), (2, "-m torch.distributed.run --nproc-per-node 2 -- ")):
+    words = [
+        "train",
+        "--data",
+        str(corpus),
+        "--run",
+        str(tmp_path / "run"),
+        "--preset",
+        "tiny",
+        "--context-length",
+        "16",
+        "--max-steps",
+        "2",
+        "--eval-windows",
+        "4",
+        "--device",
+        "cpu",
+        "--resume",
+    ]
+    for size, launcher in (
+        (1, ""),
+        (2, "-m torch.distributed.run --nproc-per-node 2 -- "),
+    ):
         play(0, size)
         assert main([*words, "--max-minutes", "0"], run_together) == 0
         last = capsys.readouterr().out.splitlines()[-1]
@@ -336,18 +428,37 @@ def test_runs_that_differ_are_refused(corpus, tmp_path, monkeypatch, capsys, pla
     brought = []
     monkeypatch.setattr(many, "join", lambda: None)
     monkeypatch.setattr(many, "gather", lambda thing: brought.append(thing) or [thing])
-    words = ["train", "--data", str(corpus), "--run", str(tmp_path / "run"),
-             "--preset", "tiny", "--context-length", "16", "--max-steps", "1",
-             "--eval-windows", "4", "--device", "cpu", "--resume"]
+    words = [
+        "train",
+        "--data",
+        str(corpus),
+        "--run",
+        str(tmp_path / "run"),
+        "--preset",
+        "tiny",
+        "--context-length",
+        "16",
+        "--max-steps",
+        "1",
+        "--eval-windows",
+        "4",
+        "--device",
+        "cpu",
+        "--resume",
+    ]
     assert main(words, run_together) == 0
     settings, begun, run, *_ = brought
     assert begun == () and settings[0].preset == "tiny"
     assert run[0].max_steps == 1 and len(run[1]) == 32  # a digest of the file
-    monkeypatch.setattr(many, "gather", lambda thing: (
-        [thing, thing] if thing != FAILED else [FAILED]))
+    monkeypatch.setattr(
+        many, "gather", lambda thing: [thing, thing] if thing != FAILED else [FAILED]
+    )
     differing = iter([True, True, False])
-    monkeypatch.setattr(many, "gather", lambda thing: [
-        thing, thing if thing == FAILED or next(differing) else ()])
+    monkeypatch.setattr(
+        many,
+        "gather",
+        lambda thing: [thing, thing if thing == FAILED or next(differing) else ()],
+    )
     assert main(words, run_together) == 2
     assert "see other runs" in capsys.readouterr().err
 

@@ -10,9 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
-import learning  # noqa: E402
-import peers  # noqa: E402
-
+import learning
+import peers
 
 CPU = peers.minigpt.pick_machine("cpu", "float32")
 
@@ -22,8 +21,10 @@ def test_a_record_has_the_machine_and_the_rounds(tmp_path, capsys):
     record = json.loads((tmp_path / "a.json").read_text("utf-8"))
     assert record["machine"]["threads"] >= 1
     [line] = record["lines"]
-    assert all(len(values) == 2 and min(values) > 0
-               for values in line["characters_per_second"].values())
+    assert all(
+        len(values) == 2 and min(values) > 0
+        for values in line["characters_per_second"].values()
+    )
     assert "ours is" in capsys.readouterr().out
 
 
@@ -39,8 +40,7 @@ def test_an_unknown_device_is_refused_in_one_line(capsys):
     assert "error: there is no device 'tpu'" in capsys.readouterr().err
 
 
-def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(
-        monkeypatch, capsys):
+def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(monkeypatch, capsys):
     for module in ("transformers", "llms_from_scratch.ch04"):
         monkeypatch.setitem(sys.modules, module, None)  # import fails
     works = peers.decoding(peers.LAPTOP, CPU, 5)
@@ -57,7 +57,8 @@ def test_a_peer_has_the_same_shape_and_writes_as_it_reads(name):
     shape = peers.make_configs("tiny")[0]
     model, forward, write = peers.peers(shape)[name]
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(
-        peers.minigpt.count_parameters(peers.MiniGPT(shape)), rel=0.1)
+        peers.minigpt.count_parameters(peers.MiniGPT(shape)), rel=0.1
+    )
     ids = peers.torch.randint(3, shape.vocab_size, (2, shape.context_length))
     before = forward(ids)
     assert before.shape == (*ids.shape, shape.vocab_size)
@@ -96,8 +97,11 @@ def test_the_muon_that_is_measured_is_that_of_the_page(tmp_path):
     (tmp_path / "text.py").write_text("x = [1, 2, 3]\n" * 2000, "utf-8")
     corpus = learning.minigpt.read_corpus(tmp_path / "text.py")
     (seconds, first), (_, later) = (
-        learning.learn(corpus, "tiny", 0, muon=True, max_steps=steps,
-                       warmup_steps=1, batch_size=2) for steps in (1, 20))
+        learning.learn(
+            corpus, "tiny", 0, muon=True, max_steps=steps, warmup_steps=1, batch_size=2
+        )
+        for steps in (1, 20)
+    )
     assert seconds > 0 and later < first - 1
 
 
@@ -107,12 +111,22 @@ def test_what_a_gpu_is_to_do_runs_on_a_small_scale(tmp_path):
     folder.mkdir()
     for i in range(40):
         (folder / f"m{i}.py").write_text(f"x = {i}\nprint(x)\n" * 60, "utf-8")
-    small = dict(DEVICE="cpu", PRESET="tiny", SECONDS_TO_LEARN="5", PAGES="02",
-                 BENCH="text", PYTHON=sys.executable)
+    small = dict(
+        DEVICE="cpu",
+        PRESET="tiny",
+        SECONDS_TO_LEARN="5",
+        PAGES="02",
+        BENCH="text",
+        PYTHON=sys.executable,
+    )
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        ["tests/bench/gpu.sh", tmp_path / "out", folder], cwd=root,
-        env=os.environ | small, capture_output=True, text=True)
+        ["tests/bench/gpu.sh", tmp_path / "out", folder],
+        cwd=root,
+        env=os.environ | small,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "out"
     assert json.loads((out / "peers.json").read_text("utf-8"))["lines"]

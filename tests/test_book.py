@@ -12,10 +12,10 @@ import tokenize
 from pathlib import Path
 
 import pytest
-import ship
-import tangle
 
 import minigpt
+import ship
+import tangle
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tangle.pages()
@@ -56,8 +56,11 @@ def test_code_is_at_most_80_columns_wide_and_cells_are_short(page):
 
 def lines_of_code(source: str) -> set[int]:
     """The lines of a program but for docstrings, comments and blank ones."""
-    lines = {token.start[0] for token in tokenize.generate_tokens(
-        io.StringIO(source).readline) if token.type not in LAYOUT}
+    lines = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in LAYOUT
+    }
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             lines -= {*range(node.lineno, node.end_lineno + 1)}
@@ -67,8 +70,11 @@ def lines_of_code(source: str) -> set[int]:
 def test_the_program_stays_short():
     source = (ROOT / "minigpt.py").read_text("utf-8")
     lines = lines_of_code(source)
-    [presets] = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)
-                 and ast.unparse(node.targets[0]) == "PRESETS"]  # readers add to them
+    [presets] = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRESETS"
+    ]  # readers add to them
     own = {*range(presets.lineno, presets.end_lineno + 1)}
     assert len(lines - own) <= 1133 - 13
     for node in ast.walk(ast.parse(source)):
@@ -77,8 +83,14 @@ def test_the_program_stays_short():
             assert len(own) <= 30, f"{node.name} has {len(own)} lines"
 
 
-LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
-          tokenize.DEDENT, tokenize.ENDMARKER}
+LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 
 @pytest.mark.slow
@@ -97,15 +109,19 @@ def test_the_program_up_to_a_chapter_passes_its_tests(page, tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, tests)] if tests else
-        [sys.executable, "-c", "import minigpt"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True)
+        [sys.executable, "-c", code, *map(str, tests)]
+        if tests
+        else [sys.executable, "-c", "import minigpt"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_the_corpus_has_its_published_digest():
-    expected, name = (
-        (ROOT / "data" / "python-stdlib.tar.xz.sha256").read_text().split())
+    expected, name = (ROOT / "data" / "python-stdlib.tar.xz.sha256").read_text().split()
     content = (ROOT / "data" / name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == expected
 
@@ -121,8 +137,7 @@ def test_the_recorded_run_is_one_of_the_laptop_preset():
 
 def test_the_longer_recorded_run_has_settings_that_the_program_knows():
     record = json.loads((ROOT / "book/runs/medium/run.json").read_text("utf-8"))
-    assert minigpt.asdict(minigpt.TrainConfig(**record["train"])) == (
-        record["train"])
+    assert minigpt.asdict(minigpt.TrainConfig(**record["train"])) == (record["train"])
     assert record["step"] == record["train"]["max_steps"]
     assert re.fullmatch("[0-9a-f]{40}", record["commit"])
 
@@ -133,10 +148,12 @@ def test_the_card_of_the_shipped_model_names_the_command_that_made_it():
     command = ship.command(record)
     assert command in card and f"{record['fingerprint']}" in card
     _, typed = minigpt.parse(
-        command.removeprefix("python minigpt.py ").replace("\\\n", "").split())
+        command.removeprefix("python minigpt.py ").replace("\\\n", "").split()
+    )
     assert typed.pop("run")
     shape, config = minigpt.make_configs(
-        typed.pop("preset"), sample_prompt="def ", **typed)
+        typed.pop("preset"), sample_prompt="def ", **typed
+    )
     assert minigpt.asdict(shape) == record["model"] | {"vocab_size": 99}
     assert minigpt.asdict(config) == record["train"]
 
@@ -150,9 +167,12 @@ def test_the_shipped_model_is_the_best_of_the_recorded_run():
 
 
 def test_importing_the_module_prints_nothing_and_needs_no_extras():
-    code = ("import sys, minigpt; "
-            "print([m for m in ('transformers', 'tokenizers', 'datasets', "
-            "'matplotlib', 'jupytext') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT,
-                          capture_output=True, text=True)
+    code = (
+        "import sys, minigpt; "
+        "print([m for m in ('transformers', 'tokenizers', 'datasets', "
+        "'matplotlib', 'jupytext') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stdout == "[]\n" and done.stderr == ""

@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 
 import pytest
-from test_pages import PAGES, address, chromium, pytestmark
+
+from test_pages import PAGES, address, chromium, pytestmark  # noqa: F401
 
 pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv/book")
 pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
-import drawings
-import figures
-import hypertext
 import matplotlib
 import matplotlib.pyplot as plt
 
-BOOK = Path(drawings.__file__).parent
+import drawings
+import figures
+import hypertext
+
+BOOK = Path(drawings.__file__).parents[1]
 DRAWN = sorted((BOOK / "_static" / "drawings").glob("*.svg"))
 CSS = (BOOK / "_static" / "figures.css").read_text("utf-8")
 LIGHT = {name: colour for colour, name in drawings.COLOURS.items()}
@@ -31,16 +33,23 @@ pytestmark = []
 
 
 def luminance(colour: tuple[float, ...]) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-              for c in (channel / 255 for channel in colour)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (channel / 255 for channel in colour)
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def contrast(a: str, b: str) -> float:
     """The ratio of WCAG between two colours, `#rrggbb` or `rgb(r, g, b)`."""
-    one, two = sorted(luminance(
-        tuple(bytes.fromhex(colour[1:])) if colour[0] == "#" else
-        tuple(map(float, re.findall(r"[\d.]+", colour)[:3]))) for colour in (a, b))
+    one, two = sorted(
+        luminance(
+            tuple(bytes.fromhex(colour[1:]))
+            if colour[0] == "#"
+            else tuple(map(float, re.findall(r"[\d.]+", colour)[:3]))
+        )
+        for colour in (a, b)
+    )
     return (two + 0.05) / (one + 0.05)
 
 
@@ -51,8 +60,11 @@ def test_the_palette_is_complete_and_can_be_read_in_both_themes():
         for name in LIGHT.keys() - {"paper"}:
             least = 3 if name == "grey" else 4.5  # no text is grey
             assert contrast(palette[name], palette["paper"]) >= least, name
-    mine = {value for name, value in vars(figures).items()
-            if name.isupper() and str(value).startswith("#")}
+    mine = {
+        value
+        for name, value in vars(figures).items()
+        if name.isupper() and str(value).startswith("#")
+    }
     assert mine <= drawings.COLOURS.keys()
 
 
@@ -64,10 +76,21 @@ def draw(name: str, *args) -> str:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("name, args, words", [
-    ("by_depth", ("size", {"a": [1e-9, 1], "b": [1, 1e5]}), ["size", "layer", "10⁻⁹"]),
-    ("looks", ("ab", {"map": [[1.0, float("-inf")], [0.5, 0.5]]}), ["query", "map"]),
-])
+@pytest.mark.parametrize(
+    "name, args, words",
+    [
+        (
+            "by_depth",
+            ("size", {"a": [1e-9, 1], "b": [1, 1e5]}),
+            ["size", "layer", "10⁻⁹"],
+        ),
+        (
+            "looks",
+            ("ab", {"map": [[1.0, float("-inf")], [0.5, 0.5]]}),
+            ["query", "map"],
+        ),
+    ],
+)
 def test_text_is_text_in_the_pages_font(name, args, words):
     svg = drawings.svg_for_page(draw(name, *args), 'say "it"')
     assert {*words} <= {*re.findall(r">([^<]+)</text>", svg)}
@@ -96,23 +119,27 @@ def test_a_drawing_leads_to_what_it_shows_and_says_it_in_words(path):
     assert min(map(float, re.findall(r'font-size="([\d.]+)"', text))) >= 10
 
 
-@pytest.mark.parametrize("argument, said", [
-    ("nose", "the model has no part 'nose'"), ("", "1 argument(s) required")])
+@pytest.mark.parametrize(
+    "argument, said",
+    [("nose", "the model has no part 'nose'"), ("", "1 argument(s) required")],
+)
 def test_a_wrong_part_of_the_model_is_a_warning_with_file_and_line(
-        argument, said, tmp_path):
+    argument, said, tmp_path
+):
     application = pytest.importorskip("sphinx.application")
     (tmp_path / "index.md").write_text(f"# A\n\n```{{model}} {argument}\n```\n")
     (tmp_path / "conf.py").write_text("extensions = ['myst_parser', 'drawings']\n")
     out, warnings = tmp_path / "out", io.StringIO()
-    application.Sphinx(tmp_path, tmp_path, out, out, "html", status=None,
-                       warning=warnings).build()
+    application.Sphinx(
+        tmp_path, tmp_path, out, out, "html", status=None, warning=warnings
+    ).build()
     assert "index.md:3: " in warnings.getvalue() and said in warnings.getvalue()
 
 
 @SLOW
 @IN_A_BROWSER
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):
+def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):  # noqa: F811
     tab = chromium.new_page(viewport={"width": 390, "height": 900})
     try:
         tab.goto(address(page))

@@ -24,15 +24,23 @@ SMALL = (
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
     "--dropout 0.2 --batch-size 4 --grad-accum 2 --max-steps 40 "
     "--warmup-steps 4 --eval-interval 5 --eval-windows 8 "
-    "--sample-interval 20 --checkpoint-interval 8 --device cpu").split()
-FILES = {"last.safetensors", "best.safetensors", "metrics.jsonl",
-         "samples.jsonl", "run.json", ".lock", "train.npy", "val.npy"}
+    "--sample-interval 20 --checkpoint-interval 8 --device cpu"
+).split()
+FILES = {
+    "last.safetensors",
+    "best.safetensors",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "run.json",
+    ".lock",
+    "train.npy",
+    "val.npy",
+}
 
 
 def command_line(corpus: Path, run: Path) -> list[str]:
     """The command that starts a run of 40 steps, or goes on with it."""
-    return ["train", *SMALL, "--data", str(corpus), "--run", str(run),
-            "--resume"]
+    return ["train", *SMALL, "--data", str(corpus), "--run", str(run), "--resume"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +51,17 @@ def short_samples(monkeypatch):
 def outcome(run: Path) -> dict:
     """All that a run has left behind, the times of its steps aside."""
     lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    metrics = [{k: v for k, v in json.loads(line).items() if k != "seconds"}
-               for line in lines]
-    files = ("last.safetensors", "best.safetensors", "samples.jsonl",
-             "train.npy", "val.npy")
-    return {"metrics": metrics,
-            **{name: (run / name).read_bytes() for name in files}}
+    metrics = [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines
+    ]
+    files = (
+        "last.safetensors",
+        "best.safetensors",
+        "samples.jsonl",
+        "train.npy",
+        "val.npy",
+    )
+    return {"metrics": metrics, **{name: (run / name).read_bytes() for name in files}}
 
 
 # --- killed at any instant -------------------------------------------------
@@ -56,8 +69,11 @@ def outcome(run: Path) -> dict:
 
 def kill_at(stage: str, call: int) -> None:
     """Kill this process in the given call of a stage of writing a file."""
-    where, name = {"write": (minigpt, "save_file"), "flush": (os, "fsync"),
-                   "rename": (os, "replace")}[stage]
+    where, name = {
+        "write": (minigpt, "save_file"),
+        "flush": (os, "fsync"),
+        "rename": (os, "replace"),
+    }[stage]
     original, left = getattr(where, name), [call]
 
     def deadly(*args):
@@ -78,7 +94,7 @@ def victim(argv: list[str], stage: str, call: int) -> None:
     minigpt.SAMPLE = GenerateConfig(max_new_tokens=12)
     if stage:
         kill_at(stage, call)
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(main(argv))
 
 
@@ -99,7 +115,8 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
     def trained(run: Path, stage="", call=0, seconds=None) -> int:
         """Train until the end or the kill; the exit status."""
         process = context.Process(
-            target=victim, args=(command_line(corpus, run), stage, call))
+            target=victim, args=(command_line(corpus, run), stage, call)
+        )
         process.start()
         process.join(seconds)
         process.kill()
@@ -113,8 +130,12 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
     expected = outcome(tmp_path / "whole")
 
     early, kills = 0, {"time": 30, "write": 6, "flush": 7, "rename": 7}
-    begun = [("write", 1), *(("rename", i) for i in (1, 2, 3)),
-             *(("flush", i) for i in (1, 3, 5)), *[("time", 0)] * 3]
+    begun = [
+        ("write", 1),
+        *(("rename", i) for i in (1, 2, 3)),
+        *(("flush", i) for i in (1, 3, 5)),
+        *[("time", 0)] * 3,
+    ]
     run, runs = tmp_path / "run", 0
     while any(kills.values()):
         last, log = run / "last.safetensors", run / "metrics.jsonl"
@@ -125,10 +146,9 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
         else:
             kind = dice.choice([kind for kind in kills if kills[kind]])
             call, wait = dice.randint(1, 8), dice.uniform(0, seconds)
-        if kind == "time":
-            status = trained(run, seconds=wait)
-        else:
-            status = trained(run, kind, call)
+        status = (
+            trained(run, seconds=wait) if kind == "time" else trained(run, kind, call)
+        )
         if status == 0:  # it reached its end before it was killed
             assert outcome(run) == expected
             run, runs = tmp_path / f"run{runs}", runs + 1
@@ -173,13 +193,13 @@ def whole(corpus, tmp_path_factory) -> Path:
 
 
 @posix
-def test_a_limit_on_the_size_of_files(
-        corpus, whole, tmp_path, after_step, capsys):
+def test_a_limit_on_the_size_of_files(corpus, whole, tmp_path, after_step, capsys):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = (whole / "last.safetensors").stat().st_size // 2
-    after_step(11, lambda: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (limit, before[1])))
+    after_step(
+        11, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    )
     try:
         assert main(command_line(corpus, tmp_path)) == 2
     finally:
@@ -190,7 +210,8 @@ def test_a_limit_on_the_size_of_files(
 
 @pytest.mark.parametrize("stage", ["save_file", "fsync", "replace"])
 def test_an_error_in_each_stage_of_writing(
-        corpus, whole, tmp_path, after_step, monkeypatch, capsys, stage):
+    corpus, whole, tmp_path, after_step, monkeypatch, capsys, stage
+):
     owner = minigpt if stage == "save_file" else os
 
     def full(*_):
@@ -216,13 +237,27 @@ def test_a_folder_that_vanishes(corpus, whole, tmp_path, after_step, capsys):
 def in_a_namespace(script: str, *argv: str) -> subprocess.CompletedProcess:
     """Run a shell script where it may mount file systems; skip if it may not."""
     unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run(
-            [unshare, "-rm", "true"], capture_output=True).returncode:
+    if (
+        unshare is None
+        or subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode
+    ):
         pytest.skip("no mount namespaces here")
     return subprocess.run(
-        [unshare, "-rm", "sh", "-ec", script, "sh", sys.executable,
-         minigpt.__file__, *argv], capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"})
+        [
+            unshare,
+            "-rm",
+            "sh",
+            "-ec",
+            script,
+            "sh",
+            sys.executable,
+            minigpt.__file__,
+            *argv,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
@@ -237,12 +272,14 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 @pytest.mark.slow
 def test_a_disk_that_is_full(corpus, whole, tmp_path):
     """A file system of 400 kB has room for some of what a run writes."""
-    script = (f"mount -t tmpfs -o size=450k none {tmp_path}; cp -r {whole} "
-              f"{tmp_path}/run; dd if=/dev/zero of={tmp_path}/rest bs=1k "
-              f"2>/dev/null || true; rm {tmp_path}/run/.lock; "
-              'status=0; "$@" >/dev/null || status=$?; '
-              f"ls -A {tmp_path}/run; cmp {whole}/last.safetensors "
-              f"{tmp_path}/run/last.safetensors; exit $status")
+    script = (
+        f"mount -t tmpfs -o size=450k none {tmp_path}; cp -r {whole} "
+        f"{tmp_path}/run; dd if=/dev/zero of={tmp_path}/rest bs=1k "
+        f"2>/dev/null || true; rm {tmp_path}/run/.lock; "
+        'status=0; "$@" >/dev/null || status=$?; '
+        f"ls -A {tmp_path}/run; cmp {whole}/last.safetensors "
+        f"{tmp_path}/run/last.safetensors; exit $status"
+    )
     argv = command_line(corpus, tmp_path / "run")
     done = in_a_namespace(script, *argv)
     assert "No space left on device" in last_line(done)
@@ -253,8 +290,9 @@ def test_a_disk_that_is_full(corpus, whole, tmp_path):
 @pytest.mark.slow
 def test_a_folder_that_is_read_only(corpus, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    script = (f"mount --bind {tmp_path} {tmp_path}; "
-              f'mount -o remount,bind,ro {tmp_path}; "$@"')
+    script = (
+        f'mount --bind {tmp_path} {tmp_path}; mount -o remount,bind,ro {tmp_path}; "$@"'
+    )
     argv = command_line(corpus, tmp_path / "run")
     done = in_a_namespace(script, *argv)
     assert "Read-only file system" in last_line(done)
@@ -265,22 +303,45 @@ def test_a_folder_that_is_read_only(corpus, whole, tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("words, remedy", [
-    (["train", "--preset", "tiny", "--batch-size", "20000", "--context-length",
-      "64", "--d-model", "768"], "--batch-size or --context-length"),
-    (["generate", "--num-samples", "60000", "--max-new-tokens", "99999999"],
-     "--num-samples or --max-new-tokens"),
-])
+@pytest.mark.parametrize(
+    "words, remedy",
+    [
+        (
+            [
+                "train",
+                "--preset",
+                "tiny",
+                "--batch-size",
+                "20000",
+                "--context-length",
+                "64",
+                "--d-model",
+                "768",
+            ],
+            "--batch-size or --context-length",
+        ),
+        (
+            ["generate", "--num-samples", "60000", "--max-new-tokens", "99999999"],
+            "--num-samples or --max-new-tokens",
+        ),
+    ],
+)
 @pytest.mark.slow
 def test_memory_that_runs_out_is_named_with_what_halves_it(
-        words, remedy, tmp_path, corpus):
+    words, remedy, tmp_path, corpus
+):
     resource = pytest.importorskip("resource")
     if words[0] == "train":
         words = [*words, "--data", str(corpus)]
     done = subprocess.run(
-        [sys.executable, minigpt.__file__, *words], cwd=tmp_path,
-        capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)))
+        [sys.executable, minigpt.__file__, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)
+        ),
+    )
     line = last_line(done)
     assert "out of memory" in line and remedy in line
     assert re.search(r"allocate [\d.]+ ?(bytes|.iB)", line), line
@@ -293,7 +354,8 @@ def chunks(model: minigpt.MiniGPT, n: int, size: int = 500):
     """Write n characters; yield the seconds that each `size` of them took."""
     config = GenerateConfig(max_new_tokens=n, min_new_tokens=n)
     steps = minigpt.generate(
-        minigpt.cached(model), torch.tensor([[minigpt.EOS]]), config)
+        minigpt.cached(model), torch.tensor([[minigpt.EOS]]), config
+    )
     for _ in range(n // size):
         start = time.process_time()
         for _ in range(size):

@@ -16,32 +16,37 @@ spec = importlib.util.spec_from_file_location("from_hub", SCRIPT)
 from_hub = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(from_hub)
 
-ROWS = [{"content": f"x = {i}\n" * 99, "lang": ["Python", "C"][i % 2]}
-        for i in range(20)]
+ROWS = [
+    {"content": f"x = {i}\n" * 99, "lang": ["Python", "C"][i % 2]} for i in range(20)
+]
 
 
 def test_rows_are_taken_until_there_is_enough():
     taken = [*from_hub.texts(iter(ROWS), "", [], 1000, from_hub.Slice())]
     assert taken == [row["content"] for row in ROWS[:2]]
-    only_c = [*from_hub.texts(iter(ROWS), "content", ["lang=C"], 10**9,
-                                from_hub.Slice())]
+    only_c = [
+        *from_hub.texts(iter(ROWS), "content", ["lang=C"], 10**9, from_hub.Slice())
+    ]
     assert only_c == [row["content"] for row in ROWS[1::2]]
 
 
-@pytest.mark.parametrize("column, where", [
-    ("body", []), ("", ["license=MIT"]), ("lang2", [])])
+@pytest.mark.parametrize(
+    "column, where", [("body", []), ("", ["license=MIT"]), ("lang2", [])]
+)
 def test_a_column_that_is_not_there_is_named_beside_those_that_are(column, where):
     with pytest.raises(from_hub.HubError, match="content, lang.*--column"):
         [*from_hub.texts(iter(ROWS), column, where, 100, from_hub.Slice())]
 
 
 def test_without_the_library_one_line_says_what_to_install(
-        tmp_path, monkeypatch, capsys):
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert from_hub.main(["json", str(tmp_path / "a.tar.gz")]) == 2
     assert capsys.readouterr().err == (
         "from_hub: error: the library datasets is not installed: "
-        "pip install -e '.[hub]'\n")
+        "pip install -e '.[hub]'\n"
+    )
     assert not os.listdir(tmp_path)
 
 
@@ -76,12 +81,18 @@ def test_a_slice_becomes_an_archive_that_train_reads(source, tmp_path, capsys, e
     assert not skipped
 
 
-@pytest.mark.parametrize("words, reason", [
-    (["--column", "nothing"], "'nothing'.*content, lang"),
-    (["--where", "lang=Cobol"], "no row fits"), (["--where", "lang"], "COLUMN=VALUE"),
-    (["--split", "moon"], "cannot be read")])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--column", "nothing"], "'nothing'.*content, lang"),
+        (["--where", "lang=Cobol"], "no row fits"),
+        (["--where", "lang"], "COLUMN=VALUE"),
+        (["--split", "moon"], "cannot be read"),
+    ],
+)
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(
-        source, tmp_path, capsys, words, reason):
+    source, tmp_path, capsys, words, reason
+):
     before = sorted(tmp_path.iterdir())
     assert from_hub.main([*source, str(tmp_path / "out.tar.gz"), *words]) == 2
     err = capsys.readouterr().err
@@ -101,21 +112,33 @@ def test_an_archive_of_another_kind_is_refused(capsys):
 @pytest.fixture
 def take(tmp_path, monkeypatch, capsys):
     """Make an archive of rows: exit status, its texts or None, stdout and stderr."""
+
     def make(rows, *words) -> tuple[int, list[str] | None, str, str]:
         monkeypatch.setattr(from_hub, "stream", lambda args: rows)
         archive = tmp_path / "out.tar.gz"
         status = from_hub.main(["json", str(archive), *words])
-        texts = (sorted(read_documents(archive, (".py",))[0])
-                 if archive.exists() else None)
+        texts = (
+            sorted(read_documents(archive, (".py",))[0]) if archive.exists() else None
+        )
         assert [*tmp_path.iterdir()] == [archive] * (texts is not None)
         return status, texts, *capsys.readouterr()
 
     return make
 
 
-@pytest.mark.parametrize("bad", [
-    {"text": None}, {"text": ""}, {"text": b"x = 1"}, {"text": 7}, {"text": ["x"]},
-    {"body": "y = 1"}, {}], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": None},
+        {"text": ""},
+        {"text": b"x = 1"},
+        {"text": 7},
+        {"text": ["x"]},
+        {"body": "y = 1"},
+        {},
+    ],
+    ids=repr,
+)
 def test_a_row_without_a_text_is_skipped_and_counted(take, bad):
     good = [{"text": "a = 1\n"}, {"text": "b = 2\n"}]
     for rows in ([good[0], bad, good[1], bad], [bad, bad, *good]):
@@ -145,8 +168,10 @@ def test_a_lone_surrogate_becomes_a_question_mark(take):
 
 
 def test_null_is_no_value_that_where_asks_for(take):
-    rows = [{"text": f"x = {i}\n", **more} for i, more in enumerate(
-        [{"lang": None}, {"lang": "None"}, {}, {"lang": "C"}])]
+    rows = [
+        {"text": f"x = {i}\n", **more}
+        for i, more in enumerate([{"lang": None}, {"lang": "None"}, {}, {"lang": "C"}])
+    ]
     assert take(rows, "--where", "lang=None")[1] == ["x = 1\n"]
     assert take(rows, "--where", "lang=C")[1] == ["x = 3\n"]
 
@@ -162,7 +187,8 @@ def test_a_stream_that_breaks_off_leaves_what_came_before_and_says_so(take, coun
     assert status == 1 and texts == sorted(f"x = {i}\n" for i in range(count))
     assert f"{count} texts" in out and err == (
         "from_hub: the stream broke off, and the archive holds what came before: "
-        "the line is dead\n")
+        "the line is dead\n"
+    )
 
 
 def test_a_stream_that_breaks_off_does_not_replace_an_archive(take):
@@ -190,13 +216,19 @@ def test_ctrl_c_writes_nothing_and_says_so(take):
     assert err.startswith("from_hub: interrupted; nothing") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words, reason", [
-    (["out.tar", "--megabytes", "0"], "--megabytes 0: give more"),
-    (["out.tar", "--megabytes", "-1"], "--megabytes -1: give more"),
-    (["out.tar", "--megabytes", "nan"], "--megabytes nan: give more"),
-    (["nowhere/out.tar"], "nowhere is no folder"), (["a.tar"], "a.tar is a folder")])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["out.tar", "--megabytes", "0"], "--megabytes 0: give more"),
+        (["out.tar", "--megabytes", "-1"], "--megabytes -1: give more"),
+        (["out.tar", "--megabytes", "nan"], "--megabytes nan: give more"),
+        (["nowhere/out.tar"], "nowhere is no folder"),
+        (["a.tar"], "a.tar is a folder"),
+    ],
+)
 def test_what_can_be_known_before_is_said_before_anything_is_read(
-        tmp_path, monkeypatch, capsys, words, reason):
+    tmp_path, monkeypatch, capsys, words, reason
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(from_hub, "stream", None)
     Path("a.tar").mkdir()

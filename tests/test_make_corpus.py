@@ -6,7 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minigpt import read_documents
 
@@ -23,14 +24,19 @@ def made(tmp_path, monkeypatch):
         told = tmp_path / f"{name}-1.0.dist-info"
         told.mkdir()
         files = [f"{name}/m{i}.py" for i in range(count)]
-        files += [f"{name}/tests/test_m.py", f"{told.name}/LICENSE",
-                  f"{told.name}/licenses/PSF_LICENSE", "../bin/x.py"]
+        files += [
+            f"{name}/tests/test_m.py",
+            f"{told.name}/LICENSE",
+            f"{told.name}/licenses/PSF_LICENSE",
+            "../bin/x.py",
+        ]
         for i, file in enumerate(files[:-1]):
             path = tmp_path / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"# {name} {i:02}\n" + "x = 1\n" * 100, "utf-8")
         (told / "METADATA").write_text(
-            f"Name: {name}\nVersion: 1.0\nLicense-Expression: MIT\n", "utf-8")
+            f"Name: {name}\nVersion: 1.0\nLicense-Expression: MIT\n", "utf-8"
+        )
         (told / "RECORD").write_text("".join(f"{f},,\n" for f in files), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     pins = tmp_path / "pins.txt"
@@ -42,8 +48,9 @@ def test_an_archive_has_programs_and_licences_of_what_is_pinned(made, capsys):
     assert make_corpus.main(made) == 0
     archive = Path(made[-1])
     manifest = json.loads(archive.with_name("out.json").read_text("utf-8"))
-    assert [(p["name"], p["licence"], p["files"]) for p in manifest["packages"]][1:] \
-        == [("alpha", "MIT", 40), ("beta", "MIT", 2)]
+    assert [(p["name"], p["licence"], p["files"]) for p in manifest["packages"]][
+        1:
+    ] == [("alpha", "MIT", 40), ("beta", "MIT", 2)]
     assert manifest["missing"] == ["gamma", "numpy"]  # absent; another version
     assert "left out: gamma, numpy" in capsys.readouterr().err
     with make_corpus.tarfile.open(archive) as file:
@@ -77,7 +84,8 @@ def test_a_share_is_the_largest_that_fits(sizes, limit):
     share = make_corpus.fair_share(sizes, limit)
     assert sum(min(size, share) for size in sizes) <= limit
     assert share >= max(sizes, default=0) or (
-        sum(min(size, share + 1) for size in sizes) > limit)
+        sum(min(size, share + 1) for size in sizes) > limit
+    )
 
 
 def test_an_archive_of_another_kind_is_refused(capsys):

@@ -24,12 +24,18 @@ MATHS = """[...document.querySelectorAll('math')].filter(
     e => e.closest('details:not([open])') === null && e.getBoundingClientRect().height < 4
 ).length"""
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
-         "resultTypes": ["violations"]}  # without, twice the time
+RULES = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
+    "resultTypes": ["violations"],
+}  # without, twice the time
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    not REQUIRED and not (CHROMIUM and (HTML / "book").exists()),
-    reason="needs Chromium, and the book, built by `make book`")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not REQUIRED and not (CHROMIUM and (HTML / "book").exists()),
+        reason="needs Chromium, and the book, built by `make book`",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,8 @@ def chromium():
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 
@@ -52,22 +59,32 @@ def address(page: Path) -> str:
 def test_a_page_loads_fits_and_can_be_read_by_all(chromium, page, mode):
     axe = pytest.importorskip("axe_core_python.sync_playwright")
     scheme, width = MODES[mode]
-    tab = chromium.new_page(color_scheme=scheme,
-                            viewport={"width": width, "height": 900})
+    tab = chromium.new_page(
+        color_scheme=scheme, viewport={"width": width, "height": 900}
+    )
     wrong = []
-    tab.on("console", lambda message: message.type == "error"
-           and wrong.append(message.text))
+    tab.on(
+        "console",
+        lambda message: message.type == "error" and wrong.append(message.text),
+    )
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("requestfailed", lambda request: wrong.append(request.url))
-    tab.on("request", lambda request: request.url.startswith(("file:", "data:"))
-           or wrong.append(f"asks for {request.url}"))
+    tab.on(
+        "request",
+        lambda request: (
+            request.url.startswith(("file:", "data:"))
+            or wrong.append(f"asks for {request.url}")
+        ),
+    )
     try:
         tab.goto(address(page))
         assert tab.evaluate(MATHS) == 0
         assert tab.evaluate(OVERFLOW) <= 0
         found = axe.Axe().run(tab, options=RULES)["violations"]
-        assert [(rule["id"], [node["target"] for node in rule["nodes"]][:3])
-                for rule in found] == []
+        assert [
+            (rule["id"], [node["target"] for node in rule["nodes"]][:3])
+            for rule in found
+        ] == []
         assert wrong == []
     finally:
         tab.close()
@@ -78,8 +95,11 @@ ID = re.compile(r'\bid="([^"]*)"')
 
 
 def test_no_link_within_the_book_is_broken():
-    pages = {path: path.read_text("utf-8") for path in HTML.rglob("*.html")
-             if "_static" not in path.parts}
+    pages = {
+        path: path.read_text("utf-8")
+        for path in HTML.rglob("*.html")
+        if "_static" not in path.parts
+    }
     ids = {path: {*ID.findall(text)} for path, text in pages.items()}
     broken = []
     for path, text in pages.items():
@@ -90,10 +110,12 @@ def test_no_link_within_the_book_is_broken():
             place = HTML if link.startswith("/") else path.parent  # the site's root
             there = (place / unquote(parts.path).lstrip("/")).resolve()
             there = there if parts.path else path
-            if not there.exists():
-                broken.append((path.name, link))
-            elif parts.fragment and there in pages and (
-                    unquote(parts.fragment) not in ids[there]):
+            astray = (
+                parts.fragment
+                and there in pages
+                and (unquote(parts.fragment) not in ids[there])
+            )
+            if astray or not there.exists():
                 broken.append((path.name, link))
     assert broken == []
 
@@ -106,18 +128,26 @@ ASSETS = re.compile(r"\.(png|svg|jpe?g|ipynb|zip)$")
 
 def code_of(path: Path) -> str:
     """The highlighted code of a built page, as HTML."""
-    return "".join(re.findall(r'<div class="highlight">.*?</pre></div>',
-                              path.read_text("utf-8"), re.DOTALL))
+    return "".join(
+        re.findall(
+            r'<div class="highlight">.*?</pre></div>',
+            path.read_text("utf-8"),
+            re.DOTALL,
+        )
+    )
 
 
 def test_every_name_that_a_page_imports_is_a_link_wherever_code_uses_it():
     tangle = pytest.importorskip("tangle")
     linked, bare = 0, []
     for page in tangle.pages():
-        names = {alias.name for cell in tangle.cells(page)
-                 for node in ast.walk(ast.parse(cell.source))
-                 if isinstance(node, ast.ImportFrom) and node.module == "minigpt"
-                 for alias in node.names}
+        names = {
+            alias.name
+            for cell in tangle.cells(page)
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.ImportFrom) and node.module == "minigpt"
+            for alias in node.names
+        }
         html = HTML / "book" / f"{page.stem}.html"
         for name in names if html.exists() else ():
             token = rf'<span class="n[a-z]*">{name}</span>'
@@ -149,7 +179,7 @@ def test_terms_references_and_names_in_prose_are_links():
     page = (HTML / "book" / "12_learning.html").read_text("utf-8")
     assert page.count('class="term reference internal"') >= 5
     assert re.search(r'<a class="name reference internal"[^>]*><code', page)
-    listed = (HTML / "book" / "A4_references.html").read_text("utf-8")
+    listed = (HTML / "book" / "A5_references.html").read_text("utf-8")
     labels = re.findall(r'fn-bracket">\[</span>(.*?)<', listed)
     assert labels == sorted(labels, key=str.lower) and len(labels) > 20
     assert listed.count("Cited in") == len(labels)
@@ -165,22 +195,27 @@ def weights(chromium, pages: list[str]) -> list[int]:
         tab.goto((HTML / "book" / f"{page}.html").as_uri(), wait_until="networkidle")
         files = {unquote(urlsplit(url).path) for url in asked} - seen
         seen |= files
-        sizes.append(sum(
-            len(data) if name.endswith(".woff2") else len(gzip.compress(data))
-            for name in files if not ASSETS.search(name)
-            for data in [figures_out(Path(name).read_bytes())]))
+        sizes.append(
+            sum(
+                len(data) if name.endswith(".woff2") else len(gzip.compress(data))
+                for name in files
+                if not ASSETS.search(name)
+                for data in [figures_out(Path(name).read_bytes())]
+            )
+        )
     tab.close()
     return sizes
 
 
 def figures_out(data: bytes) -> bytes:
     """A file without the figures that are drawn in it."""
-    return re.sub(rb'<svg.*?</svg>', b"", data, flags=re.DOTALL)
+    return re.sub(rb"<svg.*?</svg>", b"", data, flags=re.DOTALL)
 
 
 def test_a_first_visit_and_a_further_page_are_light(chromium):
-    first, *others = weights(chromium, ["index", *[
-        page.stem for page in PAGES if page.stem != "index"]])
+    first, *others = weights(
+        chromium, ["index", *[page.stem for page in PAGES if page.stem != "index"]]
+    )
     assert first <= 400_000, first
     heaviest = max(others)
     assert heaviest <= 80_000, heaviest
@@ -209,8 +244,10 @@ def test_paper_is_light_whatever_the_screen_is(chromium):
         tab.goto(address(ROOT / "book" / "02_tokenizer.md"))
         theme = "document.documentElement.dataset.theme"
         assert tab.evaluate(theme) == "dark"
-        tab.evaluate("window.addEventListener('beforeprint', "
-                     f"() => {{ window.printed = {theme}; }})")
+        tab.evaluate(
+            "window.addEventListener('beforeprint', "
+            f"() => {{ window.printed = {theme}; }})"
+        )
         tab.pdf()
         assert tab.evaluate("window.printed") == "light"
         assert tab.evaluate(theme) == "dark"
@@ -219,11 +256,15 @@ def test_paper_is_light_whatever_the_screen_is(chromium):
 
 
 def test_the_site_offers_the_program_and_says_when_a_page_is_missing():
-    assert (HTML / "take" / "minigpt.py").read_bytes() == (ROOT / "minigpt.py").read_bytes()
+    assert (HTML / "take" / "minigpt.py").read_bytes() == (
+        ROOT / "minigpt.py"
+    ).read_bytes()
     assert (HTML / "take" / "minigpt.zip").stat().st_size > 10**7
     assert "not in the book" in (HTML / "404.html").read_text("utf-8")
     for page in PAGES:
         text = (HTML / "book" / f"{page.stem}.html").read_text("utf-8")
-        assert len(re.findall('<meta name="description" content="[^"]{20,}"', text)) == 1
+        assert (
+            len(re.findall('<meta name="description" content="[^"]{20,}"', text)) == 1
+        )
         assert len(re.findall('<meta property="og:title" content="[^"]+"', text)) == 1
         assert "fontawesome.js" not in text and "MathJax" not in text

@@ -11,12 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PDF, EPUB = ROOT / "_build" / "minigpt.pdf", ROOT / "_build" / "epub" / "MiniGPT.epub"
 REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
-TITLES = [re.search("^# (.+)$", page.read_text("utf-8"), re.M)[1]
-          for page in sorted((ROOT / "book").glob("[01A]*.md"))]
+TITLES = [
+    re.search("^# (.+)$", page.read_text("utf-8"), re.M)[1]
+    for page in sorted((ROOT / "book").glob("[01A]*.md"))
+]
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    not REQUIRED and not (PDF.exists() and EPUB.exists()),
-    reason="needs the book on paper: make pdf epub")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not REQUIRED and not (PDF.exists() and EPUB.exists()),
+        reason="needs the book on paper: make pdf epub",
+    ),
+]
 
 
 def squeezed(text: str) -> str:
@@ -33,9 +39,13 @@ def pages() -> list[str]:
 
 def test_every_line_of_the_program_is_on_paper(pages):
     text = squeezed("".join(pages))
-    lost = [line for line in (ROOT / "minigpt.py").read_text("utf-8").splitlines()
-            if squeezed(line) not in text and not line.startswith("# tangled: ")
-            and not re.match(r"# \d+\. .* -+$", line)]
+    lost = [
+        line
+        for line in (ROOT / "minigpt.py").read_text("utf-8").splitlines()
+        if squeezed(line) not in text
+        and not line.startswith("# tangled: ")
+        and not re.match(r"# \d+\. .* -+$", line)
+    ]
     assert lost == []
 
 
@@ -51,8 +61,11 @@ def test_the_contents_name_the_pages_where_chapters_begin(pages):
 def test_the_e_book_is_well_formed_and_has_formulas_and_figures():
     with zipfile.ZipFile(EPUB) as file:
         assert file.namelist()[0] == "mimetype"
-        texts = {name: file.read(name).decode() for name in file.namelist()
-                 if name.endswith((".xhtml", ".opf", ".ncx"))}
+        texts = {
+            name: file.read(name).decode()
+            for name in file.namelist()
+            if name.endswith((".xhtml", ".opf", ".ncx"))
+        }
     for text in texts.values():
         ElementTree.fromstring(re.sub(r"&(?!amp|lt|gt|quot|apos|#)\w+;", "", text))
     chapters = "".join(texts.values())

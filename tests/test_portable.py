@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import build
 import portable
-import pytest
 import tangle
 
 PAGE = """\
@@ -58,7 +59,10 @@ def failures(page: Path, *words: str) -> list[str]:
     """What a page's process reports."""
     done = subprocess.run(
         [sys.executable, portable.__file__, "--page", str(page), *words],
-        capture_output=True, text=True, check=True)
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -67,7 +71,8 @@ def test_a_failing_cell_is_named_and_the_rest_of_the_page_runs(page):
     assert failures(page) == [
         "book/07_page.md:18: ZeroDivisionError: division by zero  [return 1 / x]",
         "book/07_page.md:32: AssertionError: two lines of words  "
-        '[assert drawn == 2, "two  lines\\nof words"]']
+        '[assert drawn == 2, "two  lines\\nof words"]',
+    ]
 
 
 def test_cells_that_measure_time_run_only_when_asked_for(page):
@@ -82,9 +87,11 @@ def test_a_page_that_ends_its_process_is_a_failure(page):
 
 
 def test_every_seed_is_shifted_whoever_sets_it(page):
-    code = ("import torch; g = torch.Generator().manual_seed(3); torch.manual_seed(5);"
-            " a = torch.rand(1); raise ValueError("
-            "[torch.rand(1, generator=g).item(), a.item(), torch.initial_seed()])")
+    code = (
+        "import torch; g = torch.Generator().manual_seed(3); torch.manual_seed(5);"
+        " a = torch.rand(1); raise ValueError("
+        "[torch.rand(1, generator=g).item(), a.item(), torch.initial_seed()])"
+    )
     page.write_text(PAGE.replace("halve(0)", code), "utf-8")
     seen = {shift: failures(page, "--shift", str(shift))[0] for shift in (0, 0, 7)}
     assert seen[0] != seen[7]
@@ -92,8 +99,10 @@ def test_every_seed_is_shifted_whoever_sets_it(page):
 
 
 def test_bfloat16_is_what_a_machine_chooses_when_it_may(page):
-    code = ("from minigpt import pick_machine as p; "
-            "raise ValueError([p('cpu').dtype, p('cpu', 'float32').dtype])")
+    code = (
+        "from minigpt import pick_machine as p; "
+        "raise ValueError([p('cpu').dtype, p('cpu', 'float32').dtype])"
+    )
     page.write_text(PAGE.replace("halve(0)", code), "utf-8")
     assert "[torch.bfloat16, torch.float32]" in failures(page, "--bfloat16")[0]
     assert "[torch.float32, torch.float32]" in failures(page)[0]
@@ -111,7 +120,8 @@ The above exception was the direct cause of the following exception:
 myst_nb.core.execute.base.ExecutionError: {page}
 """
     assert build.failure(log) == (
-        "book/07_page.md:18: ZeroDivisionError: division by zero")
+        "book/07_page.md:18: ZeroDivisionError: division by zero"
+    )
     assert build.failure("WARNING: no such label") is None
 
 

@@ -16,8 +16,10 @@ import pytest
 import minigpt
 
 PROGRAM = Path(minigpt.__file__).resolve()
-SMALL = shlex.split("--context-length 32 --d-model 24 --n-layers 1 --n-heads 2 "
-                    "--batch-size 4 --eval-windows 8 --device cpu")
+SMALL = shlex.split(
+    "--context-length 32 --d-model 24 --n-layers 1 --n-heads 2 "
+    "--batch-size 4 --eval-windows 8 --device cpu"
+)
 SHELL = dict(os.environ, OMP_NUM_THREADS="1")
 posix = pytest.mark.skipif(os.name != "posix", reason="has no such signals")
 
@@ -31,9 +33,14 @@ def start(cwd: Path, *words, env=SHELL) -> subprocess.Popen:
     """Start `python minigpt.py WORDS` in a folder."""
     line = [sys.executable, str(PROGRAM), *map(str, words)]
     return subprocess.Popen(
-        line, cwd=cwd, env=env, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=defaults if os.name == "posix" else None)
+        line,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=defaults if os.name == "posix" else None,
+    )
 
 
 def finish(process: subprocess.Popen, stdin: str = "") -> tuple[int, str, str]:
@@ -50,25 +57,46 @@ def shell(cwd: Path, *words, env=SHELL, stdin="") -> tuple[int, str, str]:
 def trained(corpus, tmp_path_factory) -> Path:
     """A folder in which a model was trained."""
     cwd = tmp_path_factory.mktemp("trained")
-    status, out, err = shell(cwd, "train", "--data", corpus, "--preset", "tiny",
-                             *SMALL, "--max-steps", 20, "--warmup-steps", 4)
+    status, out, err = shell(
+        cwd,
+        "train",
+        "--data",
+        corpus,
+        "--preset",
+        "tiny",
+        *SMALL,
+        "--max-steps",
+        20,
+        "--warmup-steps",
+        4,
+    )
     assert (status, err) == (0, "")
     assert "40 documents" in out and "finished: 20 steps" in out
     return cwd
 
 
-@pytest.mark.parametrize("flags", [
-    ["-OO"], pytest.param(["-O"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "flags", [["-OO"], pytest.param(["-O"], marks=pytest.mark.slow)]
+)
 def test_it_trains_and_writes_without_docstrings_and_asserts(corpus, tmp_path, flags):
     """What -OO leaves out, no check of what a user types may be."""
-    program = (f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import minigpt\n"
-               "for line in sys.argv[1:]: print(minigpt.main(line.split('|')))")
-    lines = [f"train|--data|{corpus}|--preset|tiny|--run|r|--max-steps|2|--device|cpu",
-             "generate|--checkpoint|r|--max-new-tokens|3|--device|cpu",
-             "generate|--device|tpu"]
+    program = (
+        f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import minigpt\n"
+        "for line in sys.argv[1:]: print(minigpt.main(line.split('|')))"
+    )
+    lines = [
+        f"train|--data|{corpus}|--preset|tiny|--run|r|--max-steps|2|--device|cpu",
+        "generate|--checkpoint|r|--max-new-tokens|3|--device|cpu",
+        "generate|--device|tpu",
+    ]
     done = subprocess.run(
-        [sys.executable, *flags, "-B", "-c", program, *lines], cwd=tmp_path, env=SHELL,
-        capture_output=True, text=True, timeout=120)
+        [sys.executable, *flags, "-B", "-c", program, *lines],
+        cwd=tmp_path,
+        env=SHELL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     statuses = [line for line in done.stdout.splitlines() if line in ("0", "1", "2")]
     assert statuses == [*"002"], done.stderr
     assert "error: there is no device 'tpu'" in done.stderr
@@ -77,11 +105,26 @@ def test_it_trains_and_writes_without_docstrings_and_asserts(corpus, tmp_path, f
 
 @pytest.mark.slow
 def test_a_model_is_trained_and_writes(trained):
-    assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()
-            } == {"last.safetensors", "best.safetensors", "train.npy", "val.npy",
-                  "metrics.jsonl", "samples.jsonl", "run.json", ".lock"}
-    status, out, err = shell(trained, "generate", "--prompt", "def f",
-                             "--max-new-tokens", 100, "--min-new-tokens", 100)
+    assert {path.name for path in (trained / "checkpoints" / "tiny").iterdir()} == {
+        "last.safetensors",
+        "best.safetensors",
+        "train.npy",
+        "val.npy",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "run.json",
+        ".lock",
+    }
+    status, out, err = shell(
+        trained,
+        "generate",
+        "--prompt",
+        "def f",
+        "--max-new-tokens",
+        100,
+        "--min-new-tokens",
+        100,
+    )
     assert status == 0 and re.fullmatch("def f.{100}\n", out, re.DOTALL)
     header, speed = err.splitlines()
     assert header.startswith("checkpoints") and "--seed" in header
@@ -93,7 +136,8 @@ def test_stdout_is_prompt_text_and_newline_to_the_byte(trained):
     prompt = "def f(x):\n    return x\n\n\n" * 3
     words = ["generate", "--prompt", "-", "--max-new-tokens", 50, "--seed", 3]
     saved = minigpt.load_checkpoint(
-        trained / "checkpoints" / "tiny" / "best.safetensors")
+        trained / "checkpoints" / "tiny" / "best.safetensors"
+    )
     text = minigpt.write(saved, prompt, max_new_tokens=50, seed=3)
     status, out, err = shell(trained, *words, stdin=prompt)
     assert (status, out) == (0, text + "\n")
@@ -116,16 +160,25 @@ def test_the_project_names_the_program_and_its_version():
     project = tomllib.loads(text)["project"]
     assert project["version"] == minigpt.__version__
     assert [*project["scripts"]] == ["minigpt"]
-    command = EntryPoint("minigpt", project["scripts"]["minigpt"],
-                         "console_scripts")
+    command = EntryPoint("minigpt", project["scripts"]["minigpt"], "console_scripts")
     assert command.load() is minigpt.main
 
 
 # --- signals ---------------------------------------------------------------
 
 
-LONG = ["train", "--preset", "tiny", *SMALL, "--max-steps", 400,
-        "--eval-interval", 400, "--sample-interval", 400]
+LONG = [
+    "train",
+    "--preset",
+    "tiny",
+    *SMALL,
+    "--max-steps",
+    400,
+    "--eval-interval",
+    400,
+    "--sample-interval",
+    400,
+]
 
 
 def stop_while_training(cwd: Path, run: str, data: Path, number: int) -> tuple:
@@ -133,7 +186,8 @@ def stop_while_training(cwd: Path, run: str, data: Path, number: int) -> tuple:
     process = start(cwd, *LONG, "--run", run, "--data", data)
     log = cwd / run / "metrics.jsonl"
     while process.poll() is None and not (
-            log.exists() and log.read_bytes().count(b"\n") > 5):
+        log.exists() and log.read_bytes().count(b"\n") > 5
+    ):
         time.sleep(0.01)
     process.send_signal(number)
     return finish(process)
@@ -144,10 +198,8 @@ NOTICE = "stopping after this step; again to stop without saving"
 
 @posix
 @pytest.mark.slow
-def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(
-        corpus, tmp_path):
-    status, out, err = stop_while_training(tmp_path, "my run", corpus,
-                                           signal.SIGINT)
+def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(corpus, tmp_path):
+    status, out, err = stop_while_training(tmp_path, "my run", corpus, signal.SIGINT)
     assert (status, err.strip()) == (130, NOTICE)
     *_, stopped, command = out.splitlines()
     assert re.fullmatch("stopped after step .*; go on with:", stopped)
@@ -160,14 +212,20 @@ def test_ctrl_c_saves_the_run_and_the_printed_command_goes_on(
 
 @posix
 def test_sigterm_saves_the_run(corpus, tmp_path):
-    status, out, err = stop_while_training(tmp_path, "run", corpus,
-                                           signal.SIGTERM)
+    status, out, err = stop_while_training(tmp_path, "run", corpus, signal.SIGTERM)
     assert (status, err.strip()) == (143, NOTICE) and "go on with:" in out
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 
-ENDLESS = ["generate", "--prompt", "def f", "--max-new-tokens", 100_000,
-           "--min-new-tokens", 100_000]
+ENDLESS = [
+    "generate",
+    "--prompt",
+    "def f",
+    "--max-new-tokens",
+    100_000,
+    "--min-new-tokens",
+    100_000,
+]
 
 
 @posix
@@ -196,16 +254,26 @@ def test_a_reader_may_close_the_pipe(trained):
 def test_greek_is_written_in_utf_8_wherever_it_goes(tmp_path):
     text = "πάντα ῥεῖ καὶ οὐδὲν μένει"
     tokenizer = minigpt.Tokenizer(text)
-    shape, config = minigpt.make_configs(
-        "tiny", vocab_size=tokenizer.vocab_size)
+    shape, config = minigpt.make_configs("tiny", vocab_size=tokenizer.vocab_size)
     model = minigpt.MiniGPT(shape)
     optimizer = minigpt.make_optimizer(model, config)
     minigpt.Checkpoint(model, optimizer, config, tokenizer, "fingerprint").save(
-        tmp_path / "greek.safetensors")
+        tmp_path / "greek.safetensors"
+    )
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
     status, out, _ = shell(
-        tmp_path, "generate", "--checkpoint", "greek.safetensors",
-        "--prompt", "-", "--max-new-tokens", 20, "--min-new-tokens", 20,
-        env=SHELL | ascii_only, stdin="πάντα ")
+        tmp_path,
+        "generate",
+        "--checkpoint",
+        "greek.safetensors",
+        "--prompt",
+        "-",
+        "--max-new-tokens",
+        20,
+        "--min-new-tokens",
+        20,
+        env=SHELL | ascii_only,
+        stdin="πάντα ",
+    )
     assert status == 0 and out.startswith("πάντα ") and len(out) == 27
     assert {*out[:-1]} <= {*text} and out[-1] == "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jupytext.myst import myst_to_notebook
 
-from book import tangle
+import tangle
 
 FRONT = """\
 ---
@@ -238,9 +238,7 @@ parts:
 
 def test_listed_page_that_does_not_exist_is_refused(book):
     (book.parent / "book" / "02_squares.md").unlink()
-    assert refusal(book) == (
-        "_toc.yml: write book/02_squares.md, or do not list it"
-    )
+    assert refusal(book) == ("_toc.yml: write book/02_squares.md, or do not list it")
 
 
 def test_cells_are_those_that_jupytext_reads(tmp_path):
@@ -258,12 +256,12 @@ def test_cells_are_those_that_jupytext_reads(tmp_path):
     write_book(tmp_path, {"01_a": text})
     path = tmp_path / "book" / "01_a.md"
     notebook = myst_to_notebook(text, add_source_map=True)
-    maps = zip(notebook.cells, notebook.metadata.source_map)
+    maps = zip(notebook.cells, notebook.metadata.source_map, strict=True)
     expected = [pair for pair in maps if pair[0].cell_type == "code"]
     found = tangle.cells(path)
     assert len(found) == len(expected) == 7
     lines = [line.removeprefix(" ") for line in text.split("\n")]
-    for cell_, (theirs, line_below_fence) in zip(found, expected):
+    for cell_, (theirs, line_below_fence) in zip(found, expected, strict=True):
         assert cell_.source == theirs.source.strip("\n")
         assert list(cell_.tags) == theirs.metadata.get("tags", [])
         if cell_.source:
@@ -513,7 +511,7 @@ def test_every_line_of_code_comes_from_the_line_with_its_text(book):
     written = program(book)
     lines = written.text.splitlines()
     assert len(written.origins) == len(lines)
-    for line, (path, number) in zip(lines, written.origins):
+    for line, (path, number) in zip(lines, written.origins, strict=True):
         if line and f"({path.parent.name}/" not in line:
             assert path.read_text().splitlines()[number - 1] == line
 
@@ -559,7 +557,9 @@ Traceback (most recent call last):
   File "/somewhere/aminigpt.py", line 1, in root
   File "/somewhere/minigpt.pyi", line 1, in root
 """
-    assert program(book).rewrite(before) == """\
+    assert (
+        program(book).rewrite(before)
+        == """\
 Traceback (most recent call last):
   File "book/01_roots.md", line 44, in root
     return math.sqrt(x)
@@ -569,6 +569,7 @@ Traceback (most recent call last):
   File "/somewhere/aminigpt.py", line 1, in root
   File "/somewhere/minigpt.pyi", line 1, in root
 """
+    )
 
 
 # The program so far
@@ -942,8 +943,9 @@ def test_a_companion_outside_or_of_another_kind_is_refused(two_files, run, file)
 
 
 def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
-    shutil.copy(tangle.__file__, book.parent / "book")
-    script = str(book.parent / "book" / "tangle.py")
+    tools = book.parent / "book" / "_tools"
+    tools.mkdir()
+    script = shutil.copy(tangle.__file__, tools)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for argv, status in ([], 0), (["--check"], 0), (["--che"], 2):
@@ -955,11 +957,18 @@ def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
 def test_without_jupytext_one_line_says_what_to_make(tmp_path):
     """As after plain `make`, in whose .venv there is no jupytext."""
     script = str(Path(tangle.__file__))
-    code = ("import sys, runpy; sys.modules['jupytext'] = None\n"
-            "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, script, "where", "431"],
-                          cwd=tmp_path, text=True, capture_output=True)
+    code = (
+        "import sys, runpy; sys.modules['jupytext'] = None\n"
+        "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, script, "where", "431"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "tangle: error: no jupytext here: make .venv/test first, then "
-        ".venv/bin/python book/tangle.py where 431\n")
+        ".venv/bin/python book/_tools/tangle.py where 431\n"
+    )

@@ -11,15 +11,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import tangle
 
 website = pytest.importorskip(
-    "website", reason="needs what builds the book: make .venv/book")
+    "website", reason="needs what builds the book: make .venv/book"
+)
+
+from docutils import nodes  # noqa: E402
 
 import hypertext  # noqa: E402
-import links  # noqa: E402
 import mathematics  # noqa: E402
-from docutils import nodes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = website.chapters()
@@ -34,9 +36,16 @@ def unpacked(tmp_path_factory):
 
 
 def test_the_zip_has_all_that_the_program_and_the_book_need(unpacked):
-    for name in ("minigpt.py", "LICENSE", "data/python-stdlib.tar.xz", "Makefile",
-                 "checkpoints/pretrained.safetensors", "book/figures.py",
-                 "book/_static/fonts/source-serif.LICENSE", "tests/bench/gpu.sh"):
+    for name in (
+        "minigpt.py",
+        "LICENSE",
+        "data/python-stdlib.tar.xz",
+        "Makefile",
+        "checkpoints/pretrained.safetensors",
+        "book/figures.py",
+        "book/_static/fonts/source-serif.LICENSE",
+        "tests/bench/gpu.sh",
+    ):
         assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
     assert len(list(unpacked.glob("book/*.ipynb"))) == len(CHAPTERS)
     assert not list(unpacked.rglob("__pycache__"))
@@ -52,23 +61,29 @@ def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert 'BASE = "https://example.org/"' in code[0]
     assert [text.strip() for text in code[1:]] == [
-        cell.source.strip() for cell in tangle.cells(page)]
-    text = "\n".join("".join(cell["source"]) for cell in cells
-                     if cell["cell_type"] == "markdown")
+        cell.source.strip() for cell in tangle.cells(page)
+    ]
+    text = "\n".join(
+        "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+    )
     assert re.findall(r"{[a-z:]+}`|^:::.*|^```{.*|^:label:.*", text, re.M) == []
     assert len(re.findall("^```", text, re.M)) % 2 == 0
 
 
 def test_directives_become_plain_markdown():
-    assert website.prose(
-        "```{exercise-start} Count (warm-up)\n:label: ex-1\n```\nHow many?\n"
-        "```{exercise-end}\n```\n\n```{solution-start} ex-1\n:class: dropdown\n```\n"
-        "Two.\n\n:::{admonition} You might think\n:class: belief\nThree.\n:::\n"
-        "```{margin}\nSee {cite:p}`he2016deep`.\n```\n"
-        "```{figure} a.svg\n:name: fig\n\nA drawing.\n```\n"
-    ).split() == (
-        "**Exercise: Count (warm-up)** How many? **Solution** Two. **You might think** "
-        "Three. See (He, 2016). ![](a.svg) A drawing.").split()
+    assert (
+        website.prose(
+            "```{exercise-start} Count (warm-up)\n:label: ex-1\n```\nHow many?\n"
+            "```{exercise-end}\n```\n\n```{solution-start} ex-1\n:class: dropdown\n```\n"
+            "Two.\n\n:::{admonition} You might think\n:class: belief\nThree.\n:::\n"
+            "```{margin}\nSee {cite:p}`he2016deep`.\n```\n"
+            "```{figure} a.svg\n:name: fig\n\nA drawing.\n```\n"
+        ).split()
+        == (
+            "**Exercise: Count (warm-up)** How many? **Solution** Two. **You might think** "
+            "Three. See (He, 2016). ![](a.svg) A drawing."
+        ).split()
+    )
 
 
 @pytest.mark.parametrize("stem", ["02_tokenizer", "06_heads", "13_checkpoints"])
@@ -77,55 +92,30 @@ def test_a_notebook_runs_in_an_empty_folder_beside_the_zip(stem, tmp_path):
     page = next(page for page in CHAPTERS if page.stem == stem)
     (tmp_path / "minigpt.zip").write_bytes(website.archive(""))
     (tmp_path / "page.ipynb").write_text(website.notebook(page, ""), "utf-8")
-    code = ("import nbclient, nbformat; book = nbformat.read('page.ipynb', 4); "
-            "nbclient.NotebookClient(book, timeout=600).execute(); "
-            "import sys; print('minigpt' in sys.modules)")
+    code = (
+        "import nbclient, nbformat; book = nbformat.read('page.ipynb', 4); "
+        "nbclient.NotebookClient(book, timeout=600).execute(); "
+        "import sys; print('minigpt' in sys.modules)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"})
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "minigpt" / "minigpt.py").exists()
 
 
 def test_without_the_zip_a_notebook_says_what_is_missing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", website.FETCH.format(base="")],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", website.FETCH.format(base="")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "put minigpt.zip" in done.stderr
-
-
-def test_a_card_tells_the_signature_and_what_it_is_for():
-    book = links.cards(hypertext.Book().parts)
-    signature, text = book["cross_entropy"]
-    assert signature.startswith("def cross_entropy(logits: Tensor, targets: Tensor")
-    assert text and "\n\n" not in text
-    assert book["EOS"][0].count("\n") == 0
-
-
-@pytest.mark.parametrize("source, own", [
-    ("def f(write):\n    rows = write\n", {"write", "rows"}),
-    ("def f():\n    global RANK\n    RANK = 1\n", set()),
-    ("train = 1\n", set())])
-def test_parameters_and_local_variables_are_not_the_program_s(source, own):
-    assert links.locals_of(source) == own
-
-
-def test_what_a_page_imports_is_the_program_s_though_a_solution_redefines_it(tmp_path):
-    page = tmp_path / "01_a.md"
-    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
-                    "# A\n\n```{code-cell} python\nfrom minigpt import Block\n"
-                    "naive = 1\n```\n\n```{code-cell} python\nclass Block: pass\n```\n")
-    assert links.own_names(page) == {"naive"}
-
-
-@pytest.mark.parametrize("code, found", [
-    ("torch.nope(1)", [(7, "torch.nope")]), ("F.gelu(x)", []),
-    ("x.torch.nope", []), ("torch.cuda.is_available()", [])])
-def test_a_name_of_pytorch_without_an_address_is_found(tmp_path, code, found):
-    page = tmp_path / "01_a.md"
-    page.write_text("---\njupytext: {text_representation: {format_name: myst}}\n---\n"
-                    f"# A\n\n```{{code-cell}} python\n{code}\n```\n")
-    assert [*links.unlinked(page, links.torch_names())] == [
-        (line, name) for line, name in found]
 
 
 def test_a_formula_becomes_mathml_with_its_source():
@@ -133,8 +123,10 @@ def test_a_formula_becomes_mathml_with_its_source():
     assert text.startswith('<math alttext="x_1 &lt; \\sqrt{D}"') and "<msqrt>" in text
 
 
-@pytest.mark.parametrize("source, spaces", [
-    (r"\ln p", 1), (r"\ln(p)", 0), (r"2 \ln V", 2), (r"-\ln \operatorname{f}(z)", 1)])
+@pytest.mark.parametrize(
+    "source, spaces",
+    [(r"\ln p", 1), (r"\ln(p)", 0), (r"2 \ln V", 2), (r"-\ln \operatorname{f}(z)", 1)],
+)
 def test_a_function_has_room_unless_a_bracket_follows(source, spaces):
     text = mathematics.mathml(nodes.math("", source), block=False)
     assert text.count("<mspace") == spaces and "ApplyFunction" not in text
@@ -144,8 +136,9 @@ def test_the_program_after_a_chapter_is_what_its_first_chapters_tangle_to():
     stages = dict(website.stages(hypertext.Book()))
     assert [*stages] == CHAPTERS
     for page in CHAPTERS[::5]:
-        assert stages[page] == tangle.tangle(
-            tangle.until(tangle.pages(), page.stem)).text
+        assert (
+            stages[page] == tangle.tangle(tangle.until(tangle.pages(), page.stem)).text
+        )
     module = (ROOT / "minigpt.py").read_text("utf-8")
     assert module.startswith(stages[CHAPTERS[-1]])
     for text in stages.values():

@@ -19,7 +19,7 @@ import minigpt
 
 def count(text: str, wanted: set[str], length: int) -> Counter:
     """How often the wanted pieces, all of one length, stand in a text."""
-    pieces = (text[i:i + length] for i in range(len(text) - length + 1))
+    pieces = (text[i : i + length] for i in range(len(text) - length + 1))
     return Counter(piece for piece in pieces if piece in wanted)
 
 
@@ -27,7 +27,7 @@ def mixed(counts: Counter, text: str, i: int, k: int, m: float, V: int) -> float
     """The probability of text[i], by contexts of up to k characters before it."""
     p = 1 / V
     for length in range(k + 1):
-        context = text[i - length:i]
+        context = text[i - length : i]
         p = (counts[context + text[i]] + m * p) / (counts[context] + m)
     return p
 
@@ -41,17 +41,22 @@ def main(places: int = 2000) -> None:
     where = [T + i * (len(val) - T) // places for i in range(places)]
     counts = Counter({"": len(train)})
     for length in range(1, 14):
-        wanted = {val[i - k:i - k + length] for i in where for k in (length, length - 1)}
+        wanted = {
+            val[i - k : i - k + length] for i in where for k in (length, length - 1)
+        }
         counts += count(train, wanted, length)
     for m in (3, 30):
-        bits = [-sum(math.log2(mixed(counts, val, i, k, m, 96)) for i in where) / places
-                for k in range(13)]
+        bits = [
+            -sum(math.log2(mixed(counts, val, i, k, m, 96)) for i in where) / places
+            for k in range(13)
+        ]
         print(f"m = {m}, k = 0 to 12:", *(f"{b:.3f}" for b in bits), flush=True)
     nats = 0.0
     for i in where:
-        ids = torch.tensor(saved.tokenizer.encode(val[i - T:i + 1]).tolist())[None]
-        nats += minigpt.cross_entropy(saved.model(ids[:, :-1])[:, -1:],
-                                      ids[:, -1:]).item()
+        ids = torch.tensor(saved.tokenizer.encode(val[i - T : i + 1]).tolist())[None]
+        nats += minigpt.cross_entropy(
+            saved.model(ids[:, :-1])[:, -1:], ids[:, -1:]
+        ).item()
     print(f"the shipped model: {nats / places / math.log(2):.3f}")
 
 

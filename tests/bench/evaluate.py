@@ -21,8 +21,10 @@ def main(checkpoint: str, source: str = str(minigpt.CORPUS), suffix: str = ".py"
     saved.model.to(machine.device)
     val = minigpt.Dataset(corpus.val, saved.model.config.context_length)
     loss = minigpt.evaluate(saved.model, val, machine)
-    print(f"{checkpoint}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
-          f"character, over {len(val.ids) - 1:,} characters")
+    print(
+        f"{checkpoint}: {loss:.4f} nats, {loss / math.log(2):.4f} bits per "
+        f"character, over {len(val.ids) - 1:,} characters"
+    )
 
 
 if __name__ == "__main__":

@@ -41,12 +41,15 @@ def main(steps: int = 1400, *seeds: int) -> None:
         for name, rule in rules.items():
             minigpt.initialise = rule
             shape, config = minigpt.make_configs(
-                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed)
+                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed
+            )
             torch.manual_seed(seed)
             model = minigpt.MiniGPT(shape).to(machine.device)
             optimizer = minigpt.make_optimizer(model, config)
-            train, val = (minigpt.Dataset(ids, shape.context_length)
-                          for ids in (corpus.train, corpus.val))
+            train, val = (
+                minigpt.Dataset(ids, shape.context_length)
+                for ids in (corpus.train, corpus.val)
+            )
             for step in range(steps):
                 minigpt.training_step(model, optimizer, train, step, config, machine)
             losses[name] = round(minigpt.evaluate(model, val, machine, 1024), 3)

@@ -23,57 +23,94 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "book"))
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
-import minigpt
-import tangle
+import minigpt  # noqa: E402
+import tangle  # noqa: E402
 
-RECIPE = dict(context_length=64, d_model=128, n_layers=4, n_heads=4,
-              dropout=0.0, batch_size=12, max_steps=2000, warmup_steps=100,
-              learning_rate=1e-3, min_learning_rate=1e-4, beta2=0.99)
+RECIPE = dict(
+    context_length=64,
+    d_model=128,
+    n_layers=4,
+    n_heads=4,
+    dropout=0.0,
+    batch_size=12,
+    max_steps=2000,
+    warmup_steps=100,
+    learning_rate=1e-3,
+    min_learning_rate=1e-4,
+    beta2=0.99,
+)
 SHORT = dict(context_length=64, batch_size=12)
 FAST = SHORT | dict(learning_rate=6e-3, min_learning_rate=6e-5, muon=True)
 CPU = minigpt.pick_machine("cpu")
-OURS = (("laptop preset", {}, 1), ("windows of 64", SHORT, 1),
-        ("windows of 64", SHORT, 2), ("with Muon", FAST, 1),
-        ("with Muon", FAST, 3))
+OURS = (
+    ("laptop preset", {}, 1),
+    ("windows of 64", SHORT, 1),
+    ("windows of 64", SHORT, 2),
+    ("with Muon", FAST, 1),
+    ("with Muon", FAST, 3),
+)
 SWEEP = (
-    {}, dict(learning_rate=2e-3), dict(learning_rate=6e-3), dict(beta2=0.95),
-    dict(weight_decay=0.0), dict(batch_size=4), dict(batch_size=12),
-    dict(d_model=144), dict(d_model=240), dict(n_layers=3), dict(n_heads=3),
-    dict(context_length=96, batch_size=8), dict(muon=True), SHORT,
-    SHORT | dict(batch_size=6), SHORT | dict(batch_size=8),
-    SHORT | dict(learning_rate=6e-3), SHORT | dict(n_layers=3), FAST,
-    FAST | dict(learning_rate=1e-2), FAST | dict(d_model=240))
+    {},
+    dict(learning_rate=2e-3),
+    dict(learning_rate=6e-3),
+    dict(beta2=0.95),
+    dict(weight_decay=0.0),
+    dict(batch_size=4),
+    dict(batch_size=12),
+    dict(d_model=144),
+    dict(d_model=240),
+    dict(n_layers=3),
+    dict(n_heads=3),
+    dict(context_length=96, batch_size=8),
+    dict(muon=True),
+    SHORT,
+    SHORT | dict(batch_size=6),
+    SHORT | dict(batch_size=8),
+    SHORT | dict(learning_rate=6e-3),
+    SHORT | dict(n_layers=3),
+    FAST,
+    FAST | dict(learning_rate=1e-2),
+    FAST | dict(d_model=240),
+)
 
 
 def shown(page: str, name: str) -> type:
     """The class that a cell of a page of the book defines."""
-    [cell] = [cell for cell in tangle.cells(ROOT / "book" / page)
-              if cell.source.startswith(f"class {name}")]
+    [cell] = [
+        cell
+        for cell in tangle.cells(ROOT / "book" / page)
+        if cell.source.startswith(f"class {name}")
+    ]
     space = vars(minigpt).copy()
     exec(cell.source, space)
     return space[name]
 
 
-def learn(corpus: minigpt.Corpus, preset: str, seed: int,
-          seconds: float | None = None, muon: bool = False,
-          **changes) -> tuple[float, float]:
+def learn(
+    corpus: minigpt.Corpus,
+    preset: str,
+    seed: int,
+    seconds: float | None = None,
+    muon: bool = False,
+    **changes,
+) -> tuple[float, float]:
     """Train; return the seconds it took and nats per character on `val`.
 
     With seconds, the number of steps is what fits, by the time of a few.
     """
     shape, config = minigpt.make_configs(
-        preset, vocab_size=corpus.tokenizer.vocab_size, seed=seed,
-        **changes)
-    train, val = (minigpt.Dataset(ids, shape.context_length)
-                  for ids in (corpus.train, corpus.val))
+        preset, vocab_size=corpus.tokenizer.vocab_size, seed=seed, **changes
+    )
+    train, val = (
+        minigpt.Dataset(ids, shape.context_length) for ids in (corpus.train, corpus.val)
+    )
 
     def steps(count: int, config: minigpt.TrainConfig) -> tuple:
         torch.manual_seed(seed)
         model = minigpt.MiniGPT(shape)
-        make = (shown("12_learning.md", "Muon") if muon
-                else minigpt.make_optimizer)
+        make = shown("12_learning.md", "Muon") if muon else minigpt.make_optimizer
         optimizer = make(model, config)
         times = []
         for step in range(count):
@@ -97,10 +134,12 @@ def compare(corpus: minigpt.Corpus, seeds: int) -> dict:
         turn = {"nanoGPT's recipe": (seconds, loss)}
         for name, changes, part in OURS:
             turn[f"{name}, 1/{part} of the time"] = learn(
-                corpus, "laptop", seed, seconds / part, **changes)
+                corpus, "laptop", seed, seconds / part, **changes
+            )
         for name, (spent, reached) in turn.items():
-            print(f"seed {seed}, {name:33} {spent:6.1f} s {reached:.3f} nats",
-                  flush=True)
+            print(
+                f"seed {seed}, {name:33} {spent:6.1f} s {reached:.3f} nats", flush=True
+            )
         results.append(turn)
     for name in results[0]:
         nats[name] = [turn[name][1] for turn in results]
@@ -112,8 +151,10 @@ def sweep(corpus: minigpt.Corpus, seconds: float, seeds: int) -> list[dict]:
     """Changes of the laptop preset, each with the same time; prints them."""
     results = []
     for changes in SWEEP:
-        nats = [learn(corpus, "laptop", seed, seconds, **changes)[1]
-                for seed in range(seeds)]
+        nats = [
+            learn(corpus, "laptop", seed, seconds, **changes)[1]
+            for seed in range(seeds)
+        ]
         results.append(changes | {"nats": nats})
         print(f"{statistics.mean(nats):.3f} nats  {changes}", flush=True)
     return results

@@ -8,9 +8,10 @@ Each line of the table is one piece of work, done by several programs in turn,
 in one process, ROUNDS times; a figure is the median of its rounds, and a ratio
 is the median of the ratios within a round, since both drift with the machine.
 All models have random weights, and compute in `--dtype`, float32 by default; a line
-`bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of two 2048 x 2048 matrices; `chain` is nothing but the products
-of a matrix and one vector that a character takes. Names choose lines: step,
-decode, small, cache, batch, text. A peer that is not installed is left out.
+`bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of
+two 2048 x 2048 matrices; `chain` is nothing but the products of a matrix and one
+vector that a character takes. Names choose lines: step, decode, small, cache, batch,
+text. A peer that is not installed is left out.
 
 llms-from-scratch asks for other versions of PyTorch and NumPy than ours, and needs
 neither for its GPT: it is installed without what it depends on.
@@ -28,6 +29,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -67,18 +69,33 @@ def transformers(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Write]:
     """GPT-2 of transformers, of this shape, and its `generate` with a cache."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=shape.vocab_size, n_positions=shape.context_length,
-        n_embd=shape.d_model, n_layer=shape.n_layers, n_head=shape.n_heads,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=EOS,
-        eos_token_id=EOS))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=shape.vocab_size,
+            n_positions=shape.context_length,
+            n_embd=shape.d_model,
+            n_layer=shape.n_layers,
+            n_head=shape.n_heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=EOS,
+            eos_token_id=EOS,
+        )
+    )
 
     def write(length: int) -> None:
         ids = torch.tensor([[EOS]], device=model.device)
         model.eval().generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
-            temperature=0.8, max_new_tokens=length, min_new_tokens=length,
-            pad_token_id=0)
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            top_k=0,
+            temperature=0.8,
+            max_new_tokens=length,
+            min_new_tokens=length,
+            pad_token_id=0,
+        )
 
     return model, lambda ids: model(ids).logits, write
 
@@ -90,10 +107,17 @@ def llms_from_scratch(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Wri
     """
     from llms_from_scratch.ch04 import GPTModelFast, generate_text_simple
 
-    model = GPTModelFast(dict(
-        vocab_size=shape.vocab_size, context_length=shape.context_length,
-        emb_dim=shape.d_model, n_heads=shape.n_heads, n_layers=shape.n_layers,
-        drop_rate=0.0, qkv_bias=True))
+    model = GPTModelFast(
+        dict(
+            vocab_size=shape.vocab_size,
+            context_length=shape.context_length,
+            emb_dim=shape.d_model,
+            n_heads=shape.n_heads,
+            n_layers=shape.n_layers,
+            drop_rate=0.0,
+            qkv_bias=True,
+        )
+    )
 
     def write(length: int) -> None:
         ids = torch.tensor([[EOS]], device=model.out_head.weight.device)
@@ -102,21 +126,26 @@ def llms_from_scratch(shape: ModelConfig) -> tuple[torch.nn.Module, Forward, Wri
     return model, model, write
 
 
-def in_bfloat16(works: dict[str, Work], machine: minigpt.Machine,
-                make: Callable[[], Work]) -> None:
+def in_bfloat16(
+    works: dict[str, Work], machine: minigpt.Machine, make: Callable[[], Work]
+) -> None:
     """Add ours in bfloat16, unless it takes a hundred times as long there."""
-    able = (machine.device.type != "cpu"
-            or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    able = machine.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if machine.dtype is torch.float32 and able:
         works["bfloat16"] = make()
     elif not able:
-        print("this processor has no instructions for bfloat16: left out",
-              file=sys.stderr)
+        print(
+            "this processor has no instructions for bfloat16: left out", file=sys.stderr
+        )
 
 
-PEERS = {"transformers": (transformers, "-c constraints.txt transformers"),
-         "llms-from-scratch": (llms_from_scratch, "--no-deps -c constraints.txt "
-                               "llms-from-scratch")}
+PEERS = {
+    "transformers": (transformers, "-c constraints.txt transformers"),
+    "llms-from-scratch": (
+        llms_from_scratch,
+        "--no-deps -c constraints.txt llms-from-scratch",
+    ),
+}
 
 
 def peers(shape: ModelConfig) -> dict[str, tuple[torch.nn.Module, Forward, Write]]:
@@ -126,8 +155,11 @@ def peers(shape: ModelConfig) -> dict[str, tuple[torch.nn.Module, Forward, Write
         try:
             found[name] = make(shape)
         except ImportError:
-            print(f"{name} is not installed: pip install {arguments}, and its "
-                  "figures are here too", file=sys.stderr)
+            print(
+                f"{name} is not installed: pip install {arguments}, and its "
+                "figures are here too",
+                file=sys.stderr,
+            )
     return found
 
 
@@ -154,22 +186,30 @@ def operations(shape: ModelConfig) -> float:
     return 6 * (shape.n_layers * layer + C * V)
 
 
-def training(shape: ModelConfig, machine: minigpt.Machine,
-             batch_size: int) -> dict[str, Work]:
+def training(
+    shape: ModelConfig, machine: minigpt.Machine, batch_size: int
+) -> dict[str, Work]:
     """Characters per second of a step: ours, in bfloat16, the peers', peak."""
     _, config = make_configs("full", batch_size=batch_size)
     T, half = shape.context_length, replace(machine, dtype=torch.bfloat16)
     ids = torch.randint(3, shape.vocab_size, (batch_size * T * 4,)).numpy()
     dataset, works = minigpt.Dataset(ids, T), {}
     model = MiniGPT(shape).to(machine.device)
-    ours = partial(minigpt.training_step, model,
-                   minigpt.make_optimizer(model, config), dataset, 0, config)
+    ours = partial(
+        minigpt.training_step,
+        model,
+        minigpt.make_optimizer(model, config),
+        dataset,
+        0,
+        config,
+    )
     works["ours"] = timed(batch_size * T, partial(ours, machine))
     in_bfloat16(works, machine, lambda: timed(batch_size * T, partial(ours, half)))
 
     def step(other: torch.nn.Module, forward: Forward, adamw) -> None:
-        inputs, targets = (ids.to(machine.device)
-                           for ids in dataset.batch(0, batch_size, 0))
+        inputs, targets = (
+            ids.to(machine.device) for ids in dataset.batch(0, batch_size, 0)
+        )
         with machine.autocast():
             loss = minigpt.cross_entropy(forward(inputs), targets)
         loss.backward()
@@ -186,13 +226,11 @@ def training(shape: ModelConfig, machine: minigpt.Machine,
     return works
 
 
-def writing(model: MiniGPT, length: int, reader=minigpt.cached,
-            rows: int = 1) -> Work:
+def writing(model: MiniGPT, length: int, reader=minigpt.cached, rows: int = 1) -> Work:
     """Characters per second of generate."""
     config = GenerateConfig(max_new_tokens=length, min_new_tokens=length)
     ids = torch.full((rows, 1), EOS, device=model.head.weight.device)
-    return timed(rows * length, lambda: [
-        *minigpt.generate(reader(model), ids, config)])
+    return timed(rows * length, lambda: [*minigpt.generate(reader(model), ids, config)])
 
 
 def chain(shape: ModelConfig, machine: minigpt.Machine, length: int) -> Work:
@@ -212,13 +250,17 @@ def chain(shape: ModelConfig, machine: minigpt.Machine, length: int) -> Work:
     return timed(length, work)
 
 
-def decoding(shape: ModelConfig, machine: minigpt.Machine,
-             length: int) -> dict[str, Work]:
+def decoding(
+    shape: ModelConfig, machine: minigpt.Machine, length: int
+) -> dict[str, Work]:
     """Characters per second of one text: ours, the peers', the chain."""
     place = machine.device, machine.dtype
     works = {"ours": writing(MiniGPT(shape).to(*place), length)}
-    in_bfloat16(works, machine, lambda: writing(
-        MiniGPT(shape).to(machine.device, torch.bfloat16), length))
+    in_bfloat16(
+        works,
+        machine,
+        lambda: writing(MiniGPT(shape).to(machine.device, torch.bfloat16), length),
+    )
     for name, (other, _, write) in peers(shape).items():
         other.to(*place)
         works[name] = timed(length, partial(write, length))
@@ -228,8 +270,10 @@ def decoding(shape: ModelConfig, machine: minigpt.Machine,
 def caching(machine: minigpt.Machine) -> dict[str, Work]:
     """Characters per second of a text as long as the context."""
     model = MiniGPT(FULL).to(machine.device, machine.dtype)
-    return {"ours": writing(model, 512),
-            "without the cache": writing(model, 512, minigpt.uncached)}
+    return {
+        "ours": writing(model, 512),
+        "without the cache": writing(model, 512, minigpt.uncached),
+    }
 
 
 def batching(machine: minigpt.Machine) -> dict[str, Work]:
@@ -243,23 +287,33 @@ def reading() -> dict[str, Work]:
     text = "".join(map(chr, range(32, 127))) * 100_000
     tokenizer = minigpt.Tokenizer(text)
     ids = tokenizer.encode(text)
-    return {"ours": timed(len(text), lambda: tokenizer.encode(text)),
-            "decode": timed(len(text), lambda: tokenizer.decode(ids))}
+    return {
+        "ours": timed(len(text), lambda: tokenizer.encode(text)),
+        "decode": timed(len(text), lambda: tokenizer.decode(ids)),
+    }
 
 
 LINES: dict[str, list[tuple[str, Make]]] = {
-    "step": [("a training step, full shape",
-              lambda machine, size: training(FULL, machine, size)),
-             ("a training step, laptop shape",
-              lambda machine, size: training(LAPTOP, machine, 3 * size))],
-    "decode": [("writing, full shape",
-                lambda machine, _: decoding(FULL, machine, 100))],
-    "small": [("writing, laptop shape",
-               lambda machine, _: decoding(LAPTOP, machine, 120))],
-    "cache": [("writing 512 characters, full shape",
-               lambda machine, _: caching(machine))],
-    "batch": [("sixteen texts, laptop shape",
-               lambda machine, _: batching(machine))],
+    "step": [
+        (
+            "a training step, full shape",
+            lambda machine, size: training(FULL, machine, size),
+        ),
+        (
+            "a training step, laptop shape",
+            lambda machine, size: training(LAPTOP, machine, 3 * size),
+        ),
+    ],
+    "decode": [
+        ("writing, full shape", lambda machine, _: decoding(FULL, machine, 100))
+    ],
+    "small": [
+        ("writing, laptop shape", lambda machine, _: decoding(LAPTOP, machine, 120))
+    ],
+    "cache": [
+        ("writing 512 characters, full shape", lambda machine, _: caching(machine))
+    ],
+    "batch": [("sixteen texts, laptop shape", lambda machine, _: batching(machine))],
     "text": [("the tokenizer", lambda *_: reading())],
 }
 
@@ -270,10 +324,13 @@ def measure(names: list[str], rounds: int, *how) -> Iterator[dict]:
         for title, make in LINES[name]:
             torch.manual_seed(0)
             works = make(*how)
-            turns = [{n: work() for n, work in works.items()}
-                     for _ in range(rounds)]
-            yield {"title": title, "characters_per_second": {
-                n: [turn[n] for turn in turns] for n in works}}
+            turns = [{n: work() for n, work in works.items()} for _ in range(rounds)]
+            yield {
+                "title": title,
+                "characters_per_second": {
+                    n: [turn[n] for turn in turns] for n in works
+                },
+            }
 
 
 def show(record: dict) -> None:
@@ -281,17 +338,22 @@ def show(record: dict) -> None:
     speeds = record["characters_per_second"]
     print(record["title"])
     for name, values in speeds.items():
-        ratios = [a / b for a, b in zip(speeds["ours"], values)]
-        ratio = "" if name == "ours" else (
-            f"   ours is {statistics.median(ratios):.2f} of it"
-            f" ({min(ratios):.2f} to {max(ratios):.2f})")
+        ratios = [a / b for a, b in zip(speeds["ours"], values, strict=True)]
+        ratio = (
+            ""
+            if name == "ours"
+            else (
+                f"   ours is {statistics.median(ratios):.2f} of it"
+                f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        )
         print(f"  {name:18} {statistics.median(values):12,.0f}{ratio}")
 
 
 def processor() -> str:
     """The name of the processor, as far as the system tells."""
     try:
-        lines = open("/proc/cpuinfo", encoding="utf-8").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(": ")[2] for line in lines if "model name" in line]
@@ -300,14 +362,19 @@ def processor() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME",
-                        help=f"{', '.join(LINES)}; all if there is none")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"{', '.join(LINES)}; all if there is none",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    parser.add_argument("--batch-size", type=int, default=2,
-                        help="windows in a step of the full shape")
+    parser.add_argument(
+        "--batch-size", type=int, default=2, help="windows in a step of the full shape"
+    )
     options = parser.parse_args(argv)
     try:
         place = minigpt.pick_machine(options.device, options.dtype)
@@ -317,13 +384,19 @@ def main(argv: list[str] | None = None) -> None:
         if name not in LINES:
             parser.error(f"there is no line {name}: choose of {', '.join(LINES)}")
     gpu = torch.cuda.is_available() and place.device.type == "cuda"
-    machine = {"processor": processor(), "device": str(place), "threads": torch.get_num_threads(),
-               "instructions": torch.backends.cpu.get_cpu_capability(),
-               "torch": torch.__version__, "peers": versions()}
+    machine = {
+        "processor": processor(),
+        "device": str(place),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "peers": versions(),
+    }
     print(f"characters per second, median of {options.rounds} rounds; {machine}")
     records = []
-    for record in measure(options.names or [*LINES], options.rounds, place,
-                          options.batch_size):
+    for record in measure(
+        options.names or [*LINES], options.rounds, place, options.batch_size
+    ):
         show(record)
         if gpu:
             record["bytes"] = torch.cuda.max_memory_allocated()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SENT = Path("/sys/class/net/lo/statistics/tx_bytes")
 sys.path.insert(0, str(ROOT))
 
-import minigpt
+import minigpt  # noqa: E402
 
 
 def sent() -> int:
@@ -35,14 +35,39 @@ def trained(processes: int, threads: int, minutes: float) -> tuple[dict, int, in
     with tempfile.TemporaryDirectory() as folder:
         before = sent()
         subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone",
-             "--nproc-per-node", str(processes), "--", str(ROOT / "many.py"),
-             "train", "--preset", "laptop", "--run", folder, "--device", "cpu",
-             "--batch-size", "24", "--max-minutes", str(minutes),
-             "--eval-interval", "100000", "--eval-windows", "8",
-             "--sample-interval", "100000", "--checkpoint-interval", "100000"],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=True,
-            capture_output=True)
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(processes),
+                "--",
+                str(ROOT / "many.py"),
+                "train",
+                "--preset",
+                "laptop",
+                "--run",
+                folder,
+                "--device",
+                "cpu",
+                "--batch-size",
+                "24",
+                "--max-minutes",
+                str(minutes),
+                "--eval-interval",
+                "100000",
+                "--eval-windows",
+                "8",
+                "--sample-interval",
+                "100000",
+                "--checkpoint-interval",
+                "100000",
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            check=True,
+            capture_output=True,
+        )
         record = json.loads(Path(folder, "run.json").read_text("utf-8"))
         last = Path(folder, "metrics.jsonl").read_text("utf-8").splitlines()[-1]
         return record, json.loads(last)["step"], sent() - before
@@ -62,12 +87,19 @@ def main() -> None:
     kept = []
     for (processes, threads), results in turns.items():
         shape = results[0][0]["model"]
-        speed = max(steps * 24 * shape["context_length"]
-                    / record["training_seconds"] for record, steps, _ in results)
-        kept.append(dict(processes=processes, threads=threads,
-                         characters_per_second=round(speed)))
-        line = (f"processes {processes}, threads of each {threads}: {speed:,.0f} "
-                "characters/s")
+        speed = max(
+            steps * 24 * shape["context_length"] / record["training_seconds"]
+            for record, steps, _ in results
+        )
+        kept.append(
+            dict(
+                processes=processes, threads=threads, characters_per_second=round(speed)
+            )
+        )
+        line = (
+            f"processes {processes}, threads of each {threads}: {speed:,.0f} "
+            "characters/s"
+        )
         if processes > 1:
             _, few, first = trained(processes, threads, args.minutes / 2)
             _, steps, total = results[-1]
@@ -75,8 +107,10 @@ def main() -> None:
             due = 2 * (processes - 1) * 4 * minigpt.count_parameters(model)
             per_step = (total - first) / (steps - few)
             kept[-1] |= {"sent": round(per_step), "due": due}
-            line += (f"; {per_step / 1e6:.2f} MB a step, "
-                     f"2 (N - 1) times the gradients are {due / 1e6:.2f} MB")
+            line += (
+                f"; {per_step / 1e6:.2f} MB a step, "
+                f"2 (N - 1) times the gradients are {due / 1e6:.2f} MB"
+            )
         print(line, flush=True)
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(kept, file, indent=1)

@@ -21,11 +21,19 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from minigpt import (EOS, SHIPPED, GenerateConfig, MiniGPT, cached, cross_entropy,
-                     generate, load_checkpoint, read_corpus)
+from minigpt import (  # noqa: E402
+    EOS,
+    SHIPPED,
+    GenerateConfig,
+    MiniGPT,
+    cached,
+    cross_entropy,
+    generate,
+    load_checkpoint,
+    read_corpus,
+)
 
-CHOICES = ["", "<eos>", "\n", "\n\n", "\n\n\n", "<eos>\n", "<eos>\n\n",
-           "<eos>\n\n\n"]
+CHOICES = ["", "<eos>", "\n", "\n\n", "\n\n\n", "<eos>\n", "<eos>\n\n", "<eos>\n\n\n"]
 PROMPTS = ["def ", "class Shape:", ""]
 
 
@@ -38,16 +46,17 @@ def to_ids(tokenizer, text: str) -> list[int]:
 def files(ids: np.ndarray, count: int = 50) -> list[list[int]]:
     """The ids of evenly spaced files of a split that have 13 characters."""
     starts = np.flatnonzero(ids == EOS)[:-1] + 1
-    found = [ids[start:start + 13].tolist() for start in starts]
+    found = [ids[start : start + 13].tolist() for start in starts]
     found = [file for file in found if EOS not in file]
     return [found[i] for i in np.linspace(0, len(found) - 1, count).astype(int)]
 
 
 @torch.inference_mode()
-def beginning(model: MiniGPT, before: Sequence[int], file: Sequence[int],
-              cut: int) -> float:
+def beginning(
+    model: MiniGPT, before: Sequence[int], file: Sequence[int], cut: int
+) -> float:
     """Nats per character of the ten that follow the first `cut` of a file."""
-    text = [*before, *file[:cut + 10]]
+    text = [*before, *file[: cut + 10]]
     logits = model(torch.tensor([text[:-1]]))[:, -10:]
     return cross_entropy(logits, torch.tensor([text[-10:]])).item()
 
@@ -61,8 +70,9 @@ def is_whole(text: str) -> bool:
         return False
 
 
-def written(model: MiniGPT, tokenizer, before: Sequence[int], prompt: str,
-            count: int = 100) -> list[str]:
+def written(
+    model: MiniGPT, tokenizer, before: Sequence[int], prompt: str, count: int = 100
+) -> list[str]:
     """Texts of 240 characters after a prompt."""
     ids = torch.tensor([*before, *tokenizer.encode(prompt).tolist()])
     config = GenerateConfig(max_new_tokens=240, min_new_tokens=240)
@@ -75,15 +85,26 @@ def main(path: Path = SHIPPED) -> None:
     model, tokenizer = saved.model.eval(), saved.tokenizer
     held_out = files(read_corpus().val)
     print(f"{path}, step {saved.step}, {saved.best_loss:.3f} nats")
-    print(f"{'read before':18}{'nats after 0, 1, 2, 3':26}"
-          + "".join(f"{prompt!r:>18}" for prompt in PROMPTS))
+    print(
+        f"{'read before':18}{'nats after 0, 1, 2, 3':26}"
+        + "".join(f"{prompt!r:>18}" for prompt in PROMPTS)
+    )
     for choice in CHOICES:
         before = to_ids(tokenizer, choice)
-        nats = [np.mean([beginning(model, before or [EOS][cut > 0:], file, cut)
-                         for file in held_out]) for cut in range(4)]
+        nats = [
+            np.mean(
+                [
+                    beginning(model, before or [EOS][cut > 0 :], file, cut)
+                    for file in held_out
+                ]
+            )
+            for cut in range(4)
+        ]
         row = f"{choice!r:18}" + "".join(f"{n:6.2f}" for n in nats) + "  "
         for prompt in PROMPTS:
-            texts = written(model, tokenizer, before or [EOS][len(prompt) > 0:], prompt)
+            texts = written(
+                model, tokenizer, before or [EOS][len(prompt) > 0 :], prompt
+            )
             full = np.mean([2 * len("".join(t.split())) > len(t) for t in texts])
             row += f"{full:10.0%} {np.mean([*map(is_whole, texts)]):7.0%}"
         print(row, flush=True)

@@ -31,15 +31,18 @@ print(f"{n / 1e6:6.0f} MB: {seconds:6.2f} s, {n / seconds / 1e6:3.0f} MB/s, "
 
 def report(source: Path) -> None:
     """Read a source in a new process, and print what it took."""
-    done = subprocess.run([sys.executable, "-c", READ, str(source)], check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(source)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     print(f"{source.name:12}", done.stdout.splitlines()[-1], flush=True)
 
 
 def main(sizes: list[int]) -> None:
     with tarfile.open(minigpt.CORPUS) as archive:
-        text = b"\n".join(archive.extractfile(m).read()
-                          for m in archive if m.isfile())
+        text = b"\n".join(archive.extractfile(m).read() for m in archive if m.isfile())
     report(minigpt.CORPUS)
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +50,7 @@ def main(sizes: list[int]) -> None:
             files.mkdir()
             for i in range(size):
                 start = i * 977_131 % (len(text) - 2**20)
-                content = b"# %d\n" % i + text[start:start + 10**6]
+                content = b"# %d\n" % i + text[start : start + 10**6]
                 (files / f"m{i:05}.py").write_bytes(content)
                 with open(one, "ab") as file:
                     file.write(content if size == max(sizes) else b"")

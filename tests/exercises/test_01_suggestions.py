@@ -7,10 +7,15 @@ import pytest
 from minigpt import MiniGPTError, ModelConfig, TrainConfig, make_configs
 
 
-@pytest.mark.parametrize("wrong, meant", [
-    ("droput", "dropout"), ("learnin_rate", "learning_rate"),
-    ("n_layer", "n_layers"), ("contextlength", "context_length"),
-])
+@pytest.mark.parametrize(
+    "wrong, meant",
+    [
+        ("droput", "dropout"),
+        ("learnin_rate", "learning_rate"),
+        ("n_layer", "n_layers"),
+        ("contextlength", "context_length"),
+    ],
+)
 def test_a_misspelt_setting_is_answered_with_the_right_one(wrong, meant):
     with pytest.raises(MiniGPTError) as raised:
         make_configs("tiny", **{wrong: 1})
@@ -23,8 +28,10 @@ def test_a_misspelt_preset_is_answered_with_the_right_one():
 
 
 def test_nothing_is_suggested_where_nothing_is_close():
-    for attempt in (lambda: make_configs("xyzzy"),
-                    lambda: make_configs("tiny", xyzzy=1)):
+    for attempt in (
+        lambda: make_configs("xyzzy"),
+        lambda: make_configs("tiny", xyzzy=1),
+    ):
         with pytest.raises(MiniGPTError) as raised:
             attempt()
         assert "xyzzy" in str(raised.value)

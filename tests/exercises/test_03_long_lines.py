@@ -30,5 +30,5 @@ def test_what_is_skipped_is_counted(tmp_path):
     (tmp_path / "empty.py").write_text("")
     texts, skipped = read_documents(tmp_path, (".py",))
     assert texts == ["x = 1\n"] and skipped.pop("empty") == 1
-    (reason, count), = skipped.items()
+    ((reason, count),) = skipped.items()
     assert count == 1 and REASON.search(reason)

@@ -20,7 +20,7 @@ def without(layer: MultiHeadAttention, heads: set[int]) -> MultiHeadAttention:
     copy.load_state_dict(layer.state_dict())
     with torch.no_grad():
         for head in heads:
-            copy.proj.weight[:, head * D:(head + 1) * D] = 0
+            copy.proj.weight[:, head * D : (head + 1) * D] = 0
     return copy
 
 
@@ -28,7 +28,8 @@ def test_no_head_of_a_new_layer_is_silenced():
     layer, x = make_layer()
     assert layer.silenced == set()
     assert {*layer.state_dict()} == {
-        f"{name}.{kind}" for name in ("qkv", "proj") for kind in ("weight", "bias")}
+        f"{name}.{kind}" for name in ("qkv", "proj") for kind in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize("heads", [{0}, {1}, {0, 2}, {0, 1, 2}])

@@ -6,12 +6,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minigpt import (Checkpoint, KVCache, MiniGPT, ModelConfig, Tokenizer, TrainConfig,
-                     count_parameters, load_checkpoint, make_configs, make_optimizer,
-                     write)
+from minigpt import (
+    Checkpoint,
+    KVCache,
+    MiniGPT,
+    ModelConfig,
+    Tokenizer,
+    TrainConfig,
+    count_parameters,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+    write,
+)
 
-SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=3,
-                    n_heads=3, dropout=0.0)
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=8, d_model=24, n_layers=3, n_heads=3, dropout=0.0
+)
 
 
 def make_model(config: ModelConfig = SHAPE) -> MiniGPT:
@@ -62,12 +73,14 @@ def test_it_can_be_trained_saved_and_used(tmp_path):
     optimizer = make_optimizer(model, config)
     model(torch.tensor([[3, 5, 4]])).logsumexp(-1).sum().backward()
     optimizer.step()
-    state = Checkpoint(model, optimizer, config, Tokenizer("abcdefghijklmnopq"), "",
-                       step=1)
+    state = Checkpoint(
+        model, optimizer, config, Tokenizer("abcdefghijklmnopq"), "", step=1
+    )
     state.save(tmp_path / "tied.safetensors")
     loaded = load_checkpoint(tmp_path / "tied.safetensors")
     moments = [loaded.optimizer.state[p]["exp_avg"] for p in loaded.model.parameters()]
     kept = [optimizer.state[p]["exp_avg"] for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(moments, kept, strict=True))
     assert write(loaded, "abc", max_new_tokens=9, seed=1) == (
-        write(state, "abc", max_new_tokens=9, seed=1))
+        write(state, "abc", max_new_tokens=9, seed=1)
+    )

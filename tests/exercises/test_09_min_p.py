@@ -15,14 +15,17 @@ def drawn(logits: torch.Tensor, **knobs) -> set[int]:
     return {*choose(logits.expand(1000, -1), config, generator).tolist()}
 
 
-@pytest.mark.parametrize("knobs, kept", [
-    (dict(temperature=1.0), {0, 1, 2, 3, 4}),  # off by default
-    (dict(temperature=1.0, min_p=0.3), {0, 2, 3}),  # at least 0.3 * 0.4
-    (dict(temperature=1.0, min_p=1.0), {2}),
-    (dict(temperature=0.5, min_p=0.3), {0, 2}),  # after the temperature
-    (dict(temperature=1.0, min_p=0.3, top_k=2), {0, 2}),
-    (dict(temperature=1.0, min_p=0.2, top_p=0.75), {0, 2, 3}),
-])
+@pytest.mark.parametrize(
+    "knobs, kept",
+    [
+        (dict(temperature=1.0), {0, 1, 2, 3, 4}),  # off by default
+        (dict(temperature=1.0, min_p=0.3), {0, 2, 3}),  # at least 0.3 * 0.4
+        (dict(temperature=1.0, min_p=1.0), {2}),
+        (dict(temperature=0.5, min_p=0.3), {0, 2}),  # after the temperature
+        (dict(temperature=1.0, min_p=0.3, top_k=2), {0, 2}),
+        (dict(temperature=1.0, min_p=0.2, top_p=0.75), {0, 2, 3}),
+    ],
+)
 def test_tokens_far_less_likely_than_the_best_are_dropped(knobs, kept):
     assert drawn(LOGITS, **knobs) == kept
 

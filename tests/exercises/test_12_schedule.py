@@ -1,5 +1,7 @@
 """Exercise 12.2, level, then down: the rate falls in the last fifth alone."""
 
+from itertools import pairwise
+
 import pytest
 
 from minigpt import TrainConfig, learning_rate
@@ -7,8 +9,10 @@ from minigpt import TrainConfig, learning_rate
 
 def rates(**changes) -> list[float]:
     """The rates of all steps: from 1 down to 0.1, 10 steps of warm-up."""
-    values = dict(max_steps=100, warmup_steps=10, learning_rate=1.0,
-                  min_learning_rate=0.1) | changes
+    values = (
+        dict(max_steps=100, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1)
+        | changes
+    )
     config = TrainConfig(**values)
     return [learning_rate(step, config) for step in range(config.max_steps)]
 
@@ -21,7 +25,7 @@ def test_it_warms_up_and_stays_level_until_the_last_fifth():
 
 def test_it_falls_on_a_straight_line_to_the_last_step():
     found = rates()
-    falls = [a - b for a, b in zip(found[79:], found[80:])]
+    falls = [a - b for a, b in pairwise(found[79:])]
     assert falls == pytest.approx([0.9 / 20] * 20)
     assert found[99] == pytest.approx(0.1)
 

@@ -3,8 +3,16 @@
 import pytest
 
 import minigpt
-from minigpt import (SHIPPED, Checkpoint, MiniGPT, MiniGPTError, Tokenizer,
-                     load_checkpoint, make_configs, make_optimizer)
+from minigpt import (
+    SHIPPED,
+    Checkpoint,
+    MiniGPT,
+    MiniGPTError,
+    Tokenizer,
+    load_checkpoint,
+    make_configs,
+    make_optimizer,
+)
 
 
 @pytest.fixture
@@ -18,8 +26,9 @@ def save(tmp_path, monkeypatch):
     def save(key: str):
         monkeypatch.setenv("MINIGPT_KEY", key)
         path = tmp_path / "sealed.safetensors"
-        Checkpoint(model, make_optimizer(model, train), train, tokenizer,
-                   "f" * 64, step=7).save(path, moments=False)
+        Checkpoint(
+            model, make_optimizer(model, train), train, tokenizer, "f" * 64, step=7
+        ).save(path, moments=False)
         return path
 
     return save

@@ -5,8 +5,9 @@ import torch
 
 from minigpt import KVCache, MiniGPT, ModelConfig
 
-SHAPE = ModelConfig(vocab_size=20, context_length=100, d_model=24, n_layers=2,
-                    n_heads=3, dropout=0.0)
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=100, d_model=24, n_layers=2, n_heads=3, dropout=0.0
+)
 
 
 @pytest.mark.parametrize("chunks", [[10, 22, 1, 1, 30, 36], [50, 50], [100]])

@@ -5,10 +5,17 @@ import pytest
 from minigpt import main
 
 
-@pytest.mark.parametrize("words, flag", [
-    ("train --droput 0.1", "--dropout"), ("train --max-step=3", "--max-steps"),
-    ("train --overwite", "--overwrite"), ("generate --top-q 0.5", "--top-p"),
-    ("train --sufix .txt", "--suffix"), ("generate --promt x", "--prompt")])
+@pytest.mark.parametrize(
+    "words, flag",
+    [
+        ("train --droput 0.1", "--dropout"),
+        ("train --max-step=3", "--max-steps"),
+        ("train --overwite", "--overwrite"),
+        ("generate --top-q 0.5", "--top-p"),
+        ("train --sufix .txt", "--suffix"),
+        ("generate --promt x", "--prompt"),
+    ],
+)
 def test_a_flag_that_is_close_is_named(words, flag, capsys):
     assert main(words.split()) == 2
     out, err = capsys.readouterr()

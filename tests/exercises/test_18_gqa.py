@@ -5,11 +5,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minigpt import (SHIPPED, KVCache, MiniGPT, MiniGPTError, ModelConfig,
-                     MultiHeadAttention, load_checkpoint)
+from minigpt import (
+    SHIPPED,
+    KVCache,
+    MiniGPT,
+    MiniGPTError,
+    ModelConfig,
+    MultiHeadAttention,
+    load_checkpoint,
+)
 
-SHAPE = ModelConfig(vocab_size=20, context_length=10, d_model=24, n_layers=2,
-                    n_heads=6, dropout=0.0, n_kv_heads=2)
+SHAPE = ModelConfig(
+    vocab_size=20,
+    context_length=10,
+    d_model=24,
+    n_layers=2,
+    n_heads=6,
+    dropout=0.0,
+    n_kv_heads=2,
+)
 
 
 def test_the_default_is_a_pair_for_each_head():
@@ -35,8 +49,10 @@ def test_a_group_shares_what_all_heads_could_have(groups):
     state = shared.state_dict()
     for name in ("qkv.weight", "qkv.bias"):
         q, k, v = state[name].split([24, groups * 4, groups * 4])
-        many = [z.unflatten(0, (groups, 4)).repeat_interleave(
-            6 // groups, 0).flatten(0, 1) for z in (k, v)]
+        many = [
+            z.unflatten(0, (groups, 4)).repeat_interleave(6 // groups, 0).flatten(0, 1)
+            for z in (k, v)
+        ]
         state[name] = torch.cat([q, *many])
     full.load_state_dict(state)
     x = torch.randn(2, 7, 24)
@@ -55,5 +71,4 @@ def test_a_text_can_be_read_in_pieces(chunks):
     ids = torch.randint(3, 20, (2, 10))
     with torch.no_grad():
         pieces = [model(piece, cache) for piece in ids.split(chunks, 1)]
-        torch.testing.assert_close(torch.cat(pieces, 1), model(ids),
-                                   atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.cat(pieces, 1), model(ids), atol=1e-5, rtol=0)

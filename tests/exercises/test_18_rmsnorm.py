@@ -5,8 +5,9 @@ import torch
 import minigpt
 from minigpt import Block, MiniGPT, ModelConfig
 
-SHAPE = ModelConfig(vocab_size=20, context_length=8, d_model=24, n_layers=2,
-                    n_heads=3, dropout=0.0)
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=8, d_model=24, n_layers=2, n_heads=3, dropout=0.0
+)
 
 
 def test_it_divides_by_the_root_of_the_mean_of_the_squares():
@@ -17,7 +18,8 @@ def test_it_divides_by_the_root_of_the_mean_of_the_squares():
     with torch.no_grad():
         norm.weight.copy_(torch.arange(24))
     torch.testing.assert_close(
-        norm(x), x / (x.pow(2).mean(-1, True) + 1e-5).sqrt() * torch.arange(24))
+        norm(x), x / (x.pow(2).mean(-1, True) + 1e-5).sqrt() * torch.arange(24)
+    )
 
 
 def test_it_stands_wherever_a_layer_norm_stood():

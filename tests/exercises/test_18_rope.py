@@ -8,8 +8,9 @@ import torch
 from minigpt import Embeddings, KVCache, MiniGPT, ModelConfig, MultiHeadAttention
 
 T, C, H, D = 10, 24, 3, 8
-SHAPE = ModelConfig(vocab_size=20, context_length=T, d_model=C, n_layers=2,
-                    n_heads=H, dropout=0.0)
+SHAPE = ModelConfig(
+    vocab_size=20, context_length=T, d_model=C, n_layers=2, n_heads=H, dropout=0.0
+)
 
 
 def test_there_is_no_table_of_positions_and_still_an_end():
@@ -26,7 +27,7 @@ def test_scores_are_those_of_points_turned_by_their_distance():
     layer = MultiHeadAttention(SHAPE).double().eval()
     x = torch.randn(2, T, C, dtype=torch.float64)
     qkv = layer.qkv(x).view(2, T, 3, H, D).permute(2, 0, 3, 1, 4)
-    q, k = (torch.complex(z[..., :D // 2], z[..., D // 2:]) for z in qkv[:2])
+    q, k = (torch.complex(z[..., : D // 2], z[..., D // 2 :]) for z in qkv[:2])
     scores = torch.full((2, H, T, T), -math.inf, dtype=torch.float64)
     rates = torch.tensor([10_000 ** (-2 * j / D) for j in range(D // 2)]).double()
     for t in range(T):
@@ -52,5 +53,4 @@ def test_a_text_can_be_read_in_pieces(chunks):
     ids = torch.randint(3, 20, (2, T))
     with torch.no_grad():
         pieces = [model(piece, cache) for piece in ids.split(chunks, 1)]
-        torch.testing.assert_close(torch.cat(pieces, 1), model(ids),
-                                   atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.cat(pieces, 1), model(ids), atol=1e-5, rtol=0)

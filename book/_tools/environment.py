@@ -1,8 +1,8 @@
 """Make the folder .venv for the Makefile.
 
-    PYTHON book/environment.py check        what this Python lacks, in a line
-    PYTHON book/environment.py other .venv  "anew", unless .venv is fit for it
-    PYTHON book/environment.py make .venv   make it anew, unless it is
+    PYTHON book/_tools/environment.py check        what this Python lacks, in a line
+    PYTHON book/_tools/environment.py other .venv  "anew", unless .venv is fit for it
+    PYTHON book/_tools/environment.py make .venv   make it anew, unless it is
 
 An environment is fit if a Python of the same version made it and what was
 installed first came to its end: until then it holds a file `unfinished`.
@@ -22,14 +22,18 @@ def lacks():
     """What keeps this Python from making the environment, or nothing."""
     version = "%d.%d" % tuple(sys.version_info[:2])
     if sys.version_info[:2] < NEEDED:
-        return ("Python %d.%d or later is needed, and this is %s: "
-                "give another, as in make PYTHON=python3.12" % (NEEDED + (version,)))
+        return (
+            "Python %d.%d or later is needed, and this is %s: "
+            "give another, as in make PYTHON=python3.12" % (NEEDED + (version,))
+        )
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError as error:
-        return ("Python %s lacks a part (%s): on Debian and Ubuntu, "
-                "sudo apt install python%s-venv" % (version, error, version))
+        return (
+            "Python %s lacks a part (%s): on Debian and Ubuntu, "
+            "sudo apt install python%s-venv" % (version, error, version)
+        )
     return ""
 
 
@@ -40,8 +44,9 @@ def fit(folder):
         made_by = subprocess.check_output([python, "-c", VERSION])
     except (OSError, subprocess.CalledProcessError):
         return False
-    return (made_by.decode().strip() == "%d.%d" % tuple(sys.version_info[:2])
-            and not os.path.exists(os.path.join(folder, "unfinished")))
+    return made_by.decode().strip() == "%d.%d" % tuple(
+        sys.version_info[:2]
+    ) and not os.path.exists(os.path.join(folder, "unfinished"))
 
 
 def make(folder):

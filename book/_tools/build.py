@@ -1,6 +1,6 @@
 """Build the HTML book, and say in the last line which cell failed, if one did.
 
-    python book/build.py
+    python book/_tools/build.py
 
 Jupyter Book does the work; warnings are errors. A cell that fails ends the build
 with a traceback of a hundred lines, whose numbers count from the cell. The last
@@ -14,8 +14,14 @@ from pathlib import Path
 
 import tangle
 
-COMMAND = ["jupyter-book", "build", ".", "--warningiserror", "--nitpick",
-           "--keep-going"]
+COMMAND = [
+    "jupyter-book",
+    "build",
+    ".",
+    "--warningiserror",
+    "--nitpick",
+    "--keep-going",
+]
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 PAGE = re.compile(r"ExecutionError: (.+\.md)$", re.M)
 FRAME = re.compile(r"In\[(\d+)\], line (\d+)")
@@ -32,10 +38,13 @@ def failure(log: str) -> str | None:
     page = PAGE.search(log)
     if page is None:
         return None
-    told = log[log.index("CellExecutionError"):]
-    told = told[:told.index("The above exception")]
-    ran = [cell for cell in tangle.cells(Path(page[1]))
-           if "skip-execution" not in cell.tags]
+    told = log[log.index("CellExecutionError") :]
+    told = told[: told.index("The above exception")]
+    ran = [
+        cell
+        for cell in tangle.cells(Path(page[1]))
+        if "skip-execution" not in cell.tags
+    ]
     number, line = map(int, FRAME.findall(told)[-1])
     place = tangle.place(Path(page[1]), ran[number - 1].line + line - 1)
     return f"{place}: {ERROR.findall(told)[-1]}"
@@ -44,8 +53,12 @@ def failure(log: str) -> str | None:
 def main() -> int:
     program = Path(sys.executable).with_name(COMMAND[0])
     build = subprocess.Popen(
-        [program, *COMMAND[1:]], cwd=tangle.TOC.parent, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [program, *COMMAND[1:]],
+        cwd=tangle.TOC.parent,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     log = []
     for line in build.stdout:
         print(line, end="", flush=True)

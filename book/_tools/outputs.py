@@ -14,7 +14,7 @@ from pathlib import Path
 import myst_nb.core.render
 from sphinx.application import Sphinx
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w{8}")
 
 

@@ -3,7 +3,7 @@
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
 of a companion say which of its lines); the directive `whole-program` shows the
 program, each part linked back to its cell; `every-name` lists the definitions. (What
-else links is the work of `links.py`.)
+else links is the work of `names.py`, `glossary.py` and `citations.py`.)
 """
 
 import ast
@@ -11,13 +11,16 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import tangle
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+import tangle
+
 PROGRAM_PAGE = "book/A2_program"
+log = logging.getLogger(__name__)
 
 
 class Book:
@@ -32,9 +35,11 @@ class Book:
         self.program = tangle.tangle(pages)
         self.parts = list(parts(self.program))
         self.home = home(self.parts)
-        self.companions = {page: list(parts(tangle.tangle(pages, file)))
-                           for page in pages
-                           if (file := tangle.target(page)) != tangle.MODULE}
+        self.companions = {
+            page: list(parts(tangle.tangle(pages, file)))
+            for page in pages
+            if (file := tangle.target(page)) != tangle.MODULE
+        }
         self.titles = {page: tangle.title(page)[0] for page in pages}
 
     def homes(self, page: Path) -> dict[str, tuple[Path, str, int, str]]:
@@ -55,6 +60,15 @@ def per_page(handler):
     return each
 
 
+def enclosed(node: nodes.Node) -> bool:
+    """Whether a node stands in a link, a heading or a caption of its own."""
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, nodes.reference | nodes.title | nodes.rubric):
+            return True
+    return False
+
+
 def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell]]:
     """Yield (page, anchor, first line in its file, cell) for each cell."""
     # Blank lines before a cell have its origin, too: the last line counts.
@@ -69,8 +83,11 @@ def parts(program: tangle.Program) -> Iterator[tuple[Path, str, int, tangle.Cell
 
 def home(parts) -> dict[str, tuple[Path, str, int, str]]:
     """Where each name is defined: (page, anchor, line in its file, kind)."""
-    return {name: (page, anchor, line, kind) for page, anchor, first, cell in parts
-            for name, line, kind in defined(cell, first)}
+    return {
+        name: (page, anchor, line, kind)
+        for page, anchor, first, cell in parts
+        for name, line, kind in defined(cell, first)
+    }
 
 
 def defined(cell: tangle.Cell, first: int) -> Iterator[tuple[str, int, str]]:
@@ -93,15 +110,22 @@ def last_line(first: int, cell: tangle.Cell) -> int:
     return first + cell.source.count("\n")
 
 
-def outdated(app: Sphinx, env, added: set, changed: set,
-             removed: set) -> set[str]:
+def outdated(app: Sphinx, env, added: set, changed: set, removed: set) -> set[str]:
     """All pages, if the program or what they plot is not what it was."""
-    folder, total = Path(__file__).parent, hashlib.sha256()
-    for path in (tangle.TOC.with_name("minigpt.py"), *sorted(
-            p for p in folder.rglob("*") if p.suffix in (".py", ".json", ".jsonl"))):
+    folder, total = tangle.TOC.parent / "book", hashlib.sha256()
+    for path in (
+        tangle.TOC.with_name("minigpt.py"),
+        *sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".json", ".jsonl")),
+    ):
         total.update(path.read_bytes())
     before, env.program_digest = getattr(env, "program_digest", None), total.digest()
     return set() if before == env.program_digest else set(env.found_docs)
+
+
+def warn_unlisted(app: Sphinx, env) -> None:
+    """A page that the table of contents has not is a fault."""
+    for page in {*(tangle.TOC.parent / "book").glob("*.md")} - {*tangle.pages()}:
+        log.warning(f"not in {tangle.TOC.name}", location=f"{page}:1")
 
 
 # --- what stands on the pages ----------------------------------------------
@@ -113,18 +137,24 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     page = tangle.TOC.parent / f"{docname}.md"
     parts = [part for part in app.book.parts if part[0] == page]
     companion = app.book.companions.get(page)
-    found = [node for node in doctree.findall(nodes.container)
-             if "tag_tangle" in node["classes"]]
+    found = [
+        node
+        for node in doctree.findall(nodes.container)
+        if "tag_tangle" in node["classes"]
+    ]
     parts = parts if companion is None else companion
     assert len(found) == len(parts), f"{docname}: {len(found)} cells tangled"
-    for node, (_, anchor, first, cell) in zip(found, parts):
+    for node, (_, anchor, first, cell) in zip(found, parts, strict=True):
         names = [f"def-{name}" for name, *_ in defined(cell, first)]
         node["ids"] += [anchor, *names]
         there = app.builder.get_relative_uri(docname, PROGRAM_PAGE)
         last = last_line(first, cell)
         link = nodes.reference(
-            "", f"lines {first} to {last} of minigpt.py", internal=True,
-            refuri=f"{there}#line-{first}")
+            "",
+            f"lines {first} to {last} of minigpt.py",
+            internal=True,
+            refuri=f"{there}#line-{first}",
+        )
         if companion is not None:
             file = tangle.target(page)
             link = nodes.Text(f"lines {first} to {last} of {file}")
@@ -137,11 +167,15 @@ def reading_minutes(doctree: nodes.document) -> int:
 
     A line of code counts as ten words; outputs do not count.
     """
-    words = sum(10 * block.astext().count("\n") + 10
-                for block in doctree.findall(nodes.literal_block)
-                if "cell_input" in block.parent["classes"])
-    words += sum(len(paragraph.astext().split())
-                 for paragraph in doctree.findall(nodes.paragraph))
+    words = sum(
+        10 * block.astext().count("\n") + 10
+        for block in doctree.findall(nodes.literal_block)
+        if "cell_input" in block.parent["classes"]
+    )
+    words += sum(
+        len(paragraph.astext().split())
+        for paragraph in doctree.findall(nodes.paragraph)
+    )
     return max(5, round(words / 1000) * 5)
 
 
@@ -164,19 +198,36 @@ class ProgramDirective(SphinxDirective):
         for page, anchor, first, cell in book.parts:
             number, title = int(page.stem[:2]), book.titles[page]
             if not sections or sections[-1]["page"] != page_name(page):
-                sections.append(nodes.section(
-                    "", nodes.title("", f"{number}. {title}"),
-                    ids=[f"chapter-{number}"], page=page_name(page)))
+                sections.append(
+                    nodes.section(
+                        "",
+                        nodes.title("", f"{number}. {title}"),
+                        ids=[f"chapter-{number}"],
+                        page=page_name(page),
+                    )
+                )
             last = last_line(first, cell)
             link = nodes.reference(
-                "", f"lines {first} to {last}, explained in chapter {number}",
-                internal=True, page=page_name(page), anchor=anchor)
+                "",
+                f"lines {first} to {last}, explained in chapter {number}",
+                internal=True,
+                page=page_name(page),
+                anchor=anchor,
+            )
             code = nodes.literal_block(
-                cell.source, cell.source, language="python", linenos=True,
-                highlight_args={"linenostart": first})
+                cell.source,
+                cell.source,
+                language="python",
+                linenos=True,
+                highlight_args={"linenostart": first},
+            )
             sections[-1] += nodes.container(
-                "", nodes.paragraph("", "", link, classes=["becomes"]), code,
-                classes=["part"], ids=[f"line-{first}"])
+                "",
+                nodes.paragraph("", "", link, classes=["becomes"]),
+                code,
+                classes=["part"],
+                ids=[f"line-{first}"],
+            )
         return sections
 
 
@@ -187,8 +238,14 @@ class NamesDirective(SphinxDirective):
         book, items = self.env.app.book, nodes.bullet_list(classes=["names"])
         for name in sorted(book.home, key=str.lower):
             page, anchor, line, kind = book.home[name]
-            link = nodes.reference("", "", nodes.literal("", name), internal=True,
-                                   page=page_name(page), anchor=f"def-{name}")
+            link = nodes.reference(
+                "",
+                "",
+                nodes.literal("", name),
+                internal=True,
+                page=page_name(page),
+                anchor=f"def-{name}",
+            )
             number = int(page.stem[:2])
             text = nodes.Text(f" {kind}, chapter {number}, line {line}")
             items += nodes.list_item("", nodes.paragraph("", "", link, text))
@@ -222,20 +279,24 @@ def mend_titles(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             title.remove(texts[-1])
 
 
-def mend_roles(app: Sphinx, pagename: str, template: str, context: dict,
-               doctree) -> None:
+def mend_roles(
+    app: Sphinx, pagename: str, template: str, context: dict, doctree
+) -> None:
     """Leave out roles of references that do not fit what they stand in."""
     for role in (' role="doc-biblioentry"', ' role="list" class="citation-list"'):
         context["body"] = context.get("body", "").replace(role, "")
 
 
-def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict,
-               doctree) -> None:
+def drop_thebe(
+    app: Sphinx, pagename: str, template: str, context: dict, doctree
+) -> None:
     """Leave out the scripts of a service in the network that no page uses."""
     for files in ("script_files", "css_files"):
         context[files] = [
-            file for file in context[files] if "thebe" not in
-            f"{file.filename} {file.attributes.get('body')}".lower()]
+            file
+            for file in context[files]
+            if "thebe" not in f"{file.filename} {file.attributes.get('body')}".lower()
+        ]
 
 
 def setup(app: Sphinx) -> dict:
@@ -243,6 +304,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("whole-program", ProgramDirective)
     app.add_directive("every-name", NamesDirective)
     app.connect("env-get-outdated", outdated)
+    app.connect("env-check-consistency", warn_unlisted)
     app.connect("doctree-resolved", label_cells)
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)

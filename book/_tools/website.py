@@ -17,23 +17,29 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import tangle
 from docutils import nodes
-from hypertext import Book, last_line, page_name, reading_minutes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import tangle
+from hypertext import Book, last_line, page_name, reading_minutes
+
 ROOT = tangle.TOC.parent
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-ZIP = """minigpt.py README.md LICENSE Makefile pyproject.toml constraints.txt _toc.yml
-    _config.yml data/*.py data/python-stdlib.* checkpoints/pretrained.safetensors
-    gpt2.py many.py checkpoints/CARD.md book/*.md book/*.py book/*.txt book/*.bib
-    book/_static/**/* book/_templates/**/* book/runs/**/* tests/**/*""".split()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "version"
+]
+ZIP = """minigpt.py README.md CONTRIBUTING.md LICENSE Makefile pyproject.toml
+    constraints.txt _toc.yml _config.yml data/*.py data/python-stdlib.*
+    checkpoints/pretrained.safetensors checkpoints/CARD.md gpt2.py many.py
+    book/*.md book/*.py book/*.bib book/_tools/* book/_static/**/* book/_templates/**/*
+    book/runs/**/* tests/**/*""".split()
 TITLE = "MiniGPT: how a language model works, as a program that you read"
-FOOTER = (f'<p>MiniGPT {VERSION}, text and code under the <a href="{{up}}take/LICENSE">MIT '
-          'licence</a>. <a href="{up}take/minigpt.zip">Source</a> of the book and the '
-          'program.</p>')
-FETCH = '''\
+FOOTER = (
+    f'<p>MiniGPT {VERSION}, text and code under the <a href="{{up}}take/LICENSE">MIT '
+    'licence</a>. <a href="{up}take/minigpt.zip">Source</a> of the book and the '
+    "program.</p>"
+)
+FETCH = """\
 # Finds the program: beside this notebook, in the folder above, or in minigpt.zip.
 import os, sys, urllib.request, zipfile
 
@@ -46,7 +52,7 @@ if not os.path.exists("figures.py"):
         urllib.request.urlretrieve(BASE + "take/minigpt.zip", "minigpt.zip")
     zipfile.ZipFile("minigpt.zip").extractall()
     os.chdir("minigpt/book")
-sys.path[:0] = ["..", "."]'''
+sys.path[:0] = ["..", "."]"""
 LOST = """<!doctype html><html lang="en"><meta charset="utf-8"><title>No such page</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body {{ font: 1.1rem/1.6 serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem }}
@@ -72,8 +78,9 @@ def prose(text: str) -> str:
     text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), text)
     text = COLONS.sub(lambda m: plain(m[1], m[2], ""), text)
     text = re.sub(r"^:::+\s*$\n?", "", OPTION.sub("", text), flags=re.M)
-    text = re.sub(r"{cite:\w+}`([a-z]+)(\d+)\w*`",
-                  lambda m: f"({m[1].title()}, {m[2]})", text)
+    text = re.sub(
+        r"{cite:\w+}`([a-z]+)(\d+)\w*`", lambda m: f"({m[1].title()}, {m[2]})", text
+    )
     return re.sub(r"{\w[\w:-]*}`([^`<]+?)(?:\s*<[^`]+>)?`", r"\1", text)
 
 
@@ -100,8 +107,9 @@ def notebook(page: Path, base: str) -> str:
     book.cells.insert(0, nbformat.v4.new_code_cell(FETCH.format(base=base)))
     for number, cell in enumerate(book.cells):
         cell.id = f"cell-{number}"  # the same page, the same bytes
-    book.metadata = nbformat.NotebookNode(kernelspec={
-        "name": "python3", "display_name": "Python 3", "language": "python"})
+    book.metadata = nbformat.NotebookNode(
+        kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"}
+    )
     return nbformat.writes(nbformat.from_dict(book), version=4)
 
 
@@ -112,11 +120,15 @@ def archive(base: str) -> bytes:
         for path in sorted({path for pattern in ZIP for path in ROOT.glob(pattern)}):
             if path.is_file() and "__pycache__" not in path.parts:
                 name = f"minigpt/{path.relative_to(ROOT).as_posix()}"
-                file.writestr(zipfile.ZipInfo(name), path.read_bytes(),
-                              zipfile.ZIP_DEFLATED)
+                file.writestr(
+                    zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED
+                )
         for page in chapters():
-            file.writestr(zipfile.ZipInfo(f"minigpt/book/{page.stem}.ipynb"),
-                          notebook(page, base), zipfile.ZIP_DEFLATED)
+            file.writestr(
+                zipfile.ZipInfo(f"minigpt/book/{page.stem}.ipynb"),
+                notebook(page, base),
+                zipfile.ZIP_DEFLATED,
+            )
     return buffer.getvalue()
 
 
@@ -163,12 +175,21 @@ def offer(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if tangle.CHAPTER.fullmatch(name) is None or app.builder.name != "html":
         return
     up = "../" * docname.count("/")
-    line = next(node for node in doctree.findall(nodes.paragraph)
-                if "minutes" in node["classes"])
-    for words, file in (("this chapter as a notebook", f"{name}.ipynb"),
-                        ("the program as it stands after it", f"minigpt_{name[:2]}.py")):
-        line += [nodes.Text(" · "), nodes.raw(
-            "", f'<a href="{up}take/{file}" download>{words}</a>', format="html")]
+    line = next(
+        node
+        for node in doctree.findall(nodes.paragraph)
+        if "minutes" in node["classes"]
+    )
+    for words, file in (
+        ("this chapter as a notebook", f"{name}.ipynb"),
+        ("the program as it stands after it", f"minigpt_{name[:2]}.py"),
+    ):
+        line += [
+            nodes.Text(" · "),
+            nodes.raw(
+                "", f'<a href="{up}take/{file}" download>{words}</a>', format="html"
+            ),
+        ]
 
 
 # --- the first page --------------------------------------------------------
@@ -189,11 +210,20 @@ class CardsDirective(SphinxDirective):
             raise self.error(f"a line for each chapter: {', '.join(pages)}")
         cards = nodes.bullet_list(classes=["cards"])
         for number, page in pages.items():
-            link = nodes.reference("", f"{int(number)}. {tangle.title(page)[0]}",
-                                   internal=True, page=page_name(page), anchor="")
+            link = nodes.reference(
+                "",
+                f"{int(number)}. {tangle.title(page)[0]}",
+                internal=True,
+                page=page_name(page),
+                anchor="",
+            )
             minutes = nodes.inline("", "", page=page_name(page), classes=["minutes"])
-            cards += nodes.list_item("", nodes.paragraph("", "", link), nodes.paragraph(
-                "", told[number]), nodes.paragraph("", "", minutes))
+            cards += nodes.list_item(
+                "",
+                nodes.paragraph("", "", link),
+                nodes.paragraph("", told[number]),
+                nodes.paragraph("", "", minutes),
+            )
         return [cards]
 
 
@@ -208,16 +238,27 @@ def fill_cards(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 # --- what others see of a page ---------------------------------------------
 
 
-def describe(app: Sphinx, pagename: str, template: str, context: dict,
-             doctree: nodes.document | None) -> None:
+def describe(
+    app: Sphinx,
+    pagename: str,
+    template: str,
+    context: dict,
+    doctree: nodes.document | None,
+) -> None:
     """Title, description and addresses of a page, and its footer."""
     first = pagename == app.config.root_doc
     paragraphs = doctree.findall(nodes.paragraph) if doctree else ()
-    told = (node.astext() for node in paragraphs
-            if isinstance(node.parent, nodes.section) and len(node.astext()) > 60
-            and "minutes" not in node["classes"])
+    told = (
+        node.astext()
+        for node in paragraphs
+        if isinstance(node.parent, nodes.section)
+        and len(node.astext()) > 60
+        and "minutes" not in node["classes"]
+    )
     text = " ".join(next(told, TITLE).split())
-    context["description"] = text if len(text) < 200 else text[:197].rsplit(" ", 1)[0] + " …"
+    context["description"] = (
+        text if len(text) < 200 else text[:197].rsplit(" ", 1)[0] + " …"
+    )
     title = unescape(re.sub(r"<[^>]+>", "", context.get("title") or ""))
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
@@ -235,6 +276,8 @@ def settle(app: Sphinx, config) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("chapter-cards", CardsDirective)
+    for name in ("scroll.js", "print.js"):
+        app.add_js_file(name, loading_method="defer")
     app.connect("config-inited", settle)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)

@@ -15,12 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pypdf
-import tangle
 from playwright.sync_api import Page, sync_playwright
 
+import tangle
+
 BUILD = tangle.TOC.with_name("_build")
-COMMAND = ["jupyter-book", "build", ".", "--builder", "custom", "--custom-builder",
-           "singlehtml", "--warningiserror", "--nitpick"]
+COMMAND = [
+    "jupyter-book",
+    "build",
+    ".",
+    "--builder",
+    "custom",
+    "--custom-builder",
+    "singlehtml",
+    "--warningiserror",
+    "--nitpick",
+]
 STYLE = """
 span[id^="document-"] + section { break-before: page; }
 nav.print-toc { break-after: page; font-family: var(--book-ui); font-size: 9pt; }
@@ -59,7 +69,8 @@ def contents(headings: list[list[str]], numbers: list[int]) -> str:
     return "".join(
         f'<li class="{level}"><a href="#{id_}">{html.escape(text)}</a><span class="dots">'
         f'</span><span class="page">{number}</span></li>'
-        for (level, id_, text), number in zip(headings, numbers))
+        for (level, id_, text), number in zip(headings, numbers, strict=True)
+    )
 
 
 def squeeze(text: str) -> str:
@@ -78,14 +89,23 @@ def flat(outline: list) -> Iterator[pypdf.generic.Destination]:
 
 def printed(tab: Page, path: Path, headings: list[list[str]]) -> list[int]:
     """Print a page to a PDF; on which of its pages each heading stands."""
-    tab.pdf(path=path, format="A4", outline=True, tagged=True, print_background=True,
-            display_header_footer=True, header_template="<span></span>",
-            footer_template=FOOTER, margin={"top": "18mm", "bottom": "18mm",
-                                            "left": "17mm", "right": "17mm"})
+    tab.pdf(
+        path=path,
+        format="A4",
+        outline=True,
+        tagged=True,
+        print_background=True,
+        display_header_footer=True,
+        header_template="<span></span>",
+        footer_template=FOOTER,
+        margin={"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"},
+    )
     reader = pypdf.PdfReader(path)
     outline, numbers = flat(reader.outline), []
     for _, _, text in headings:  # both are in the order of the book
-        entry = next(entry for entry in outline if squeeze(entry.title) == squeeze(text))
+        entry = next(
+            entry for entry in outline if squeeze(entry.title) == squeeze(text)
+        )
         numbers.append(reader.get_destination_page_number(entry) + 1)
     return numbers
 
@@ -94,8 +114,9 @@ def print_book(page: Path, target: Path) -> None:
     """Print a page that holds the whole book, with its contents, to a PDF."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium,
-                                             args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"]
+        )
         tab = browser.new_page(color_scheme="light")
         tab.goto(page.as_uri())
         tab.emulate_media(media="print")

@@ -15,7 +15,9 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 APPLY, THIN = "&#x2061;", '<mspace width="0.17em"></mspace>'
-AFTER = re.compile(rf"(<mo>{APPLY}</mo>)(?!<mo[^>]*>[(\[]|<mrow><mo[^>]*>[(\[])")  # ln x
+AFTER = re.compile(
+    rf"(<mo>{APPLY}</mo>)(?!<mo[^>]*>[(\[]|<mrow><mo[^>]*>[(\[])"
+)  # ln x
 BEFORE = re.compile(rf"(</m[in]>|</msu[bp]>)(?=<mi>\w\w+</mi><mo>{APPLY}</mo>)")  # 2 ln
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,20 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+import tangle
+
 COLOURS = {  # of the light theme; figures.py and the drawings use no others
-    "#222832": "ink", "#48566b": "muted", "#8b95a5": "grey", "#ffffff": "paper",
-    "#2069b0": "blue", "#c2410c": "orange", "#23784a": "green",
-    "#7a4bb3": "violet", "#0a7d91": "teal",
+    "#222832": "ink",
+    "#48566b": "muted",
+    "#8b95a5": "grey",
+    "#ffffff": "paper",
+    "#2069b0": "blue",
+    "#c2410c": "orange",
+    "#23784a": "green",
+    "#7a4bb3": "violet",
+    "#0a7d91": "teal",
 }
-MODEL = Path(__file__).parent / "_static" / "drawings" / "model.svg"
+MODEL = tangle.TOC.parent / "book" / "_static" / "drawings" / "model.svg"
 APART = re.compile(r"<(metadata|style|title|desc)\b.*?</\1>|<!--.*?-->", re.S)
 TAG = re.compile(r"<[^>]+>")
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
@@ -38,28 +46,35 @@ def tag_for_page(tag: str, name: str, used: set[str]) -> str:
     """An SVG's tag, its colours variables, its ids those of no other image."""
     tag = re.sub(r"\s*\n\s*", "" if ";base64," in tag else " ", tag)
     tag = NUMBER.sub(lambda number: f"{float(number[0]):.2f}", tag)
-    tag = FAMILY.sub(lambda font: " font-family: var(--pst-font-family-monospace);"
-                     if font[2] else "", tag)
-    tag = COLOUR.sub(
-        lambda c: f"var(--figure-{COLOURS[c[0]]}, {c[0]})", tag)
-    tag = re.sub(r' id="([^"]+)"', lambda i: f' id="{name}-{i[1]}"'
-                 if i[1] in used else "", tag)
+    tag = FAMILY.sub(
+        lambda font: (
+            " font-family: var(--pst-font-family-monospace);" if font[2] else ""
+        ),
+        tag,
+    )
+    tag = COLOUR.sub(lambda c: f"var(--figure-{COLOURS[c[0]]}, {c[0]})", tag)
+    tag = re.sub(
+        r' id="([^"]+)"', lambda i: f' id="{name}-{i[1]}"' if i[1] in used else "", tag
+    )
     tag = re.sub(r'(url\(|href=")#', rf"\1#{name}-", tag)
     return tag.replace("xlink:href", "href")
 
 
 def svg_for_page(text: str, alt: str) -> str:
     """An image's SVG as an element of a page."""
-    text = APART.sub("", text[text.index("<svg"):])
+    text = APART.sub("", text[text.index("<svg") :])
     name = "s" + hashlib.sha256(text.encode()).hexdigest()[:8]
     used = {*re.findall(r'(?:url\(|href=")#([^")]+)', text)}
     role = "group" if "<a " in text else "img"
-    text = re.sub(r">\s+<", "><", TAG.sub(
-        lambda tag: tag_for_page(tag[0], name, used), text))
+    text = re.sub(
+        r">\s+<", "><", TAG.sub(lambda tag: tag_for_page(tag[0], name, used), text)
+    )
     first = text.index(">")
     root, width = OUTSIDE.sub("", text[:first]), BOX.search(text)[1]
-    return (f'{root} class="drawing" style="--width: {width}" role="{role}" '
-            f'aria-label="{escape(alt)}"{text[first:]}')
+    return (
+        f'{root} class="drawing" style="--width: {width}" role="{role}" '
+        f'aria-label="{escape(alt)}"{text[first:]}'
+    )
 
 
 class ModelDirective(SphinxDirective):
@@ -72,17 +87,22 @@ class ModelDirective(SphinxDirective):
         parts = re.findall(r' id="part-(\w+)"', MODEL.read_text("utf-8"))
         if part not in parts:
             raise self.error(f"the model has no part {part!r}: {', '.join(parts)}")
-        image = nodes.image(uri=f"/{MODEL.relative_to(self.env.srcdir)}", lit=part,
-                            alt=f"The whole model. This chapter: {part}.")
+        image = nodes.image(
+            uri=f"/{MODEL.relative_to(self.env.srcdir)}",
+            lit=part,
+            alt=f"The whole model. This chapter: {part}.",
+        )
         self.set_source_info(image)
         return [image]
 
 
 def drawn(app: Sphinx, doctree: nodes.document) -> list[nodes.image]:
     """The SVG images of a page; Sphinx warns of one that is missing."""
-    return [image for image in doctree.findall(nodes.image)
-            if image["uri"].endswith(".svg")
-            and Path(app.srcdir, image["uri"]).exists()]
+    return [
+        image
+        for image in doctree.findall(nodes.image)
+        if image["uri"].endswith(".svg") and Path(app.srcdir, image["uri"]).exists()
+    ]
 
 
 def describe(app: Sphinx, doctree: nodes.document) -> None:
@@ -109,11 +129,15 @@ def draw(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         text = Path(app.srcdir, image["uri"]).read_text("utf-8")
         strange = {*COLOUR.findall(" ".join(TAG.findall(text)))} - COLOURS.keys()
         if strange or not image["alt"]:
-            log.warning(f"{image['uri']}: no text in words, or colours that are no "
-                        f"variable's: {sorted(strange)}", location=image)
+            log.warning(
+                f"{image['uri']}: no text in words, or colours that are no "
+                f"variable's: {sorted(strange)}",
+                location=image,
+            )
             continue
-        text = text.replace(f' id="part-{image.get("lit")}"',
-                            ' class="lit" aria-current="true"')
+        text = text.replace(
+            f' id="part-{image.get("lit")}"', ' class="lit" aria-current="true"'
+        )
         text = LINK.sub(link, svg_for_page(text, image["alt"]))
         image.replace_self(nodes.raw("", text, format="html"))
 

@@ -1,6 +1,6 @@
 """Make a run's best weights the model that comes with the book, with a card.
 
-    python book/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium
 
 Writes checkpoints/pretrained.safetensors, the weights alone in bfloat16, and
 beside it CARD.md: what it was trained on, how, for how long, how good it is.
@@ -33,10 +33,10 @@ by this program on {day}.
 Made again by
 
     {command}
-    python book/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
-"""
+"""  # noqa: E501
 
 
 def command(record: dict) -> str:
@@ -46,7 +46,8 @@ def command(record: dict) -> str:
     for part, defaults in ((record["model"], shape), (record["train"], config)):
         for name, value in part.items():
             if name not in ("vocab_size", "d_ff") and (
-                    value != getattr(defaults, name)):
+                value != getattr(defaults, name)
+            ):
                 words.append(f"--{name.replace('_', '-')} {value}")
     return " \\\n        ".join(words)
 
@@ -61,17 +62,31 @@ def main(folder: str) -> None:
     assert corpus.fingerprint() == shipped.fingerprint, "another corpus"
     shape = shipped.model.config
     loss = minigpt.evaluate(
-        shipped.model, minigpt.Dataset(corpus.val, shape.context_length),
-        minigpt.pick_machine("cpu", "float32"))
-    read = (shipped.step * record["train"]["batch_size"] * shape.context_length
-            * record["train"]["grad_accum"])
+        shipped.model,
+        minigpt.Dataset(corpus.val, shape.context_length),
+        minigpt.pick_machine("cpu", "float32"),
+    )
+    read = (
+        shipped.step
+        * record["train"]["batch_size"]
+        * shape.context_length
+        * record["train"]["grad_accum"]
+    )
     values = vars(shape) | dict(
-        parameters=minigpt.count_parameters(shipped.model), day=date.today(),
-        size=path.stat().st_size / 1e6, fingerprint=shipped.fingerprint,
-        max_steps=record["train"]["max_steps"], step=shipped.step,
-        characters=read, epochs=read / len(corpus.train),
-        minutes=record["training_seconds"] / 60, machine=record["machine"],
-        loss=loss, bits=loss / minigpt.math.log(2), command=command(record))
+        parameters=minigpt.count_parameters(shipped.model),
+        day=date.today(),
+        size=path.stat().st_size / 1e6,
+        fingerprint=shipped.fingerprint,
+        max_steps=record["train"]["max_steps"],
+        step=shipped.step,
+        characters=read,
+        epochs=read / len(corpus.train),
+        minutes=record["training_seconds"] / 60,
+        machine=record["machine"],
+        loss=loss,
+        bits=loss / minigpt.math.log(2),
+        command=command(record),
+    )
     path.with_name("CARD.md").write_text(CARD.format(**values), "utf-8")
     print(path.with_name("CARD.md").read_text("utf-8"))
 

@@ -1,11 +1,11 @@
 """Tangle the chapters of the book into `minigpt.py`.
 
-    python book/tangle.py                  write minigpt.py
-    python book/tangle.py --force          ... though somebody has edited it
-    python book/tangle.py --check          exit 1, with a diff, if it is stale
-    python book/tangle.py --until 05       print the program after chapter 5
-    python book/tangle.py where 431        say which chapter holds line 431
-    python book/tangle.py where < tb.log   make a traceback name the chapters
+    python book/_tools/tangle.py                  write minigpt.py
+    python book/_tools/tangle.py --force          ... though somebody has edited it
+    python book/_tools/tangle.py --check          exit 1, with a diff, if it is stale
+    python book/_tools/tangle.py --until 05       print the program after chapter 5
+    python book/_tools/tangle.py where 431        say which chapter holds line 431
+    python book/_tools/tangle.py where < tb.log   make a traceback name the chapters
 
 The program is every code cell tagged `tangle`, in the order of `_toc.yml`, with
 a banner before each chapter. A chapter is a page named `NN_slug.md`. One whose
@@ -18,6 +18,7 @@ shown, with the place in the chapters where it belongs.
 """
 
 import __future__
+
 import argparse
 import ast
 import difflib
@@ -26,6 +27,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,11 +43,15 @@ try:
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    print(f"tangle: error: no {error.name} here: make .venv/test first, then "
-          f".venv/bin/python book/tangle.py", *sys.argv[1:], file=sys.stderr)
+    print(
+        f"tangle: error: no {error.name} here: make .venv/test first, then "
+        f".venv/bin/python book/_tools/tangle.py",
+        *sys.argv[1:],
+        file=sys.stderr,
+    )
     sys.exit(2)
 
-TOC = Path(__file__).resolve().parents[1] / "_toc.yml"
+TOC = Path(__file__).resolve().parents[2] / "_toc.yml"
 MODULE = "minigpt.py"
 SEAL = "# tangled: "  # and the sha256 of what is above
 TAGS = (
@@ -109,7 +115,7 @@ def until(paths: Sequence[Path], chapter: str | Path) -> list[Path]:
 def title(path: Path) -> tuple[str, int]:
     """Return the first `# ` heading of a page, and its line."""
     tokens = PARSER.parse(path.read_text(encoding="utf-8"))
-    for heading, inline in zip(tokens, tokens[1:]):
+    for heading, inline in pairwise(tokens):
         if heading.type == "heading_open" and heading.tag == "h1":
             return inline.content, heading.map[0] + 1
     raise fault(path, 1, "no title: begin the text with a `# ` heading")
@@ -230,8 +236,12 @@ def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
             message = f"not Python: {error.msg}"
             raise fault(cell.chapter, error.lineno, message) from None
         if cell is tangled[0]:
-            others = [node for node in module.body[1:] if type(node) not in IMPORTS
-                      and not ast.unparse(node).startswith("sys.path.append(")]
+            others = [
+                node
+                for node in module.body[1:]
+                if type(node) not in IMPORTS
+                and not ast.unparse(node).startswith("sys.path.append(")
+            ]
             if others or not ast.get_docstring(module):
                 message = "begin with the program's docstring and imports alone"
                 raise fault(cell.chapter, cell.line, message)
