@@ -578,11 +578,11 @@ def initialise(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             std = 1 / math.sqrt(parameter.size(1))
-            if "embedding" in name:
+            if "embedding" in name:  # a token and a place: about 0.7 together
                 std = 0.5
-            elif name.endswith("proj.weight"):
+            elif name.endswith("proj.weight"):  # 2 L of them add to a stream
                 std /= math.sqrt(2 * model.config.n_layers)
-            elif name == "head.weight":
+            elif name == "head.weight":  # first guesses are nearly equal
                 std *= 0.3
             nn.init.normal_(parameter, std=std)
         elif name.endswith("bias"):
@@ -1396,7 +1396,7 @@ def find_run(options: RunOptions, typed: dict) -> tuple[Path, str, bool]:
     if preset == "auto":
         machine = pick_machine(typed.get("device", "auto"))
         preset = "full" if machine.device.type == "cuda" else "laptop"
-    make_configs(preset)  # raises if there is no such preset
+    make_configs(preset)  # raises, before anything is read or written
     folder = Path(options.run or RUNS / preset)
     found = [name for name in (LAST, *RESULTS) if (folder / name).exists()]
     require(options.overwrite or not found or LAST in found, f"{folder} holds "
@@ -1642,4 +1642,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: b49bc0fde5992ddf637f2038d48da4e38f0fb8396dfbdba6cb6678459a7671e9
+# tangled: 941e8b8ca956aab502980e77c572f2be92a1a96d7dd64b3ab43a8ba9cd1cd193

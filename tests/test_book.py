@@ -76,7 +76,7 @@ def test_the_program_stays_short():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRESETS"
     ]  # readers add to them
     own = {*range(presets.lineno, presets.end_lineno + 1)}
-    assert len(lines - own) <= 1133 - 13
+    assert len(lines - own) <= 1.03 * (1132 - 13)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             own = lines & {*range(node.lineno, node.end_lineno + 1)}
