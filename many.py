@@ -56,6 +56,12 @@ def join() -> None:
 FAILED = "failed"  # what a process brings instead of what the others wait for
 
 
+def end_in_silence() -> None:
+    """End this process a moment after the one that tells what is wrong."""
+    time.sleep(1)  # for torchrun ends all others as soon as one has ended
+    sys.exit(2)
+
+
 def gather(thing) -> list:
     """What each process brings, by rank; waits for all of them.
 
@@ -66,7 +72,7 @@ def gather(thing) -> list:
         things = [None] * SIZE
         dist.all_gather_object(things, thing)
     if FAILED in things and thing != FAILED:
-        sys.exit(2)
+        end_in_silence()
     return things
 
 
@@ -169,9 +175,10 @@ def run_train(**typed) -> int:
         if RANK == 0:
             open_run(folder, **typed)  # saves it, if settings are new
         agree()
-        run = share_out(open_run(folder, **typed))
+        run = open_run(folder, **typed)
         with open(folder / LAST, "rb") as file:
             agree(run.config, hashlib.file_digest(file, "sha256").digest())
+        run = share_out(run)  # from here on they exchange gradients
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         status = carry_on(run, deadline, launcher)
@@ -187,7 +194,7 @@ def run_together(argv: list[str] | None = None) -> int:
         return run_command(argv, COMMANDS | {"train": (run_train, *settings)})
     except (MiniGPTError, Timeout):
         if FAILED in gather(FAILED)[:RANK]:
-            return 2
+            end_in_silence()
         raise
     except RuntimeError as error:
         lost = isinstance(error, dist.DistError) or "/gloo/" in str(error)
@@ -200,4 +207,4 @@ if __name__ == "__main__":
     sys.exit(main(run=run_together))
 
 
-# tangled: 908b5cf055b0e7f0927aa2395730c9458ca079092d9155913df9213b4eaefa3c
+# tangled: 35fcc4549c2165220621690d5374527e49adcca02c7a172b3c524496ecee4037

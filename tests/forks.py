@@ -27,6 +27,8 @@ def forked(line: list[str], *, env: dict, **more) -> subprocess.Popen:
 def become(line: list[str], env: dict) -> None:
     """Go on as another program, and end with it: `exec` is never reached."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # those of a torchrun are not ours
+        signal.signal(number, signal.SIG_DFL)
     logging.disable()  # its handlers hold files of this process
     os.closerange(3, 4096)
     os.environ.clear()
