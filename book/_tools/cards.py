@@ -28,7 +28,10 @@ def cards(parts) -> dict[str, tuple[str, str]]:
         for node in ast.parse(cell.source).body:
             has_text = isinstance(node, ast.FunctionDef | ast.ClassDef)
             told = (ast.get_docstring(node) or "") if has_text else ""
+            imported = isinstance(node, ast.Import | ast.ImportFrom)
             for name, _ in tangle.bindings(node):
+                if imported and name in found:
+                    continue  # a companion imports what the program defines
                 found[name] = (signature(node, cell.source), told.split("\n\n")[0])
     return found
 
