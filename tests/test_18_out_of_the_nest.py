@@ -1218,7 +1218,7 @@ def test_both_commands_and_generate_as_they_are_typed(folder, tmp_path):
     path = tmp_path / "gpt2.safetensors"
     status, out, err = shell(PROGRAM, "from-gpt2", folder, path)
     assert status == 0 and err == "" and out.count("\n") == 1
-    assert f'minigpt.py generate --checkpoint "{path}"' in out
+    assert f'gpt2.py generate --checkpoint "{path}"' in out
     status, out, err = shell(
         PROGRAM,
         "generate",
