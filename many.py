@@ -21,9 +21,9 @@ from filelock import Timeout
 from torch import Tensor, distributed as dist, nn
 from tqdm import tqdm
 
-from minigpt import (COMMANDS, LAST, Dataset, Machine, MiniGPTError, Run,
-                     RunOptions, brief, carry_on, claim_run, find_run, main,
-                     open_run, pop_config, require, run_command,
+from minigpt import (COMMANDS, LAST, STOP_SIGNALS, Dataset, Machine,
+                     MiniGPTError, Run, RunOptions, brief, carry_on, claim_run,
+                     find_run, main, open_run, pop_config, require, run_command,
                      training_step)
 
 
@@ -144,7 +144,8 @@ class TeamMachine(Machine):
     """The machine of one process, which knows that it is one of many."""
 
     def __str__(self) -> str:
-        return super().__str__() + f", {SIZE} processes" * (SIZE > 1)
+        name = super().__str__()
+        return name if SIZE == 1 else f"{name}, {SIZE} processes"
 
 
 def share_out(run: Run) -> TeamRun:
@@ -179,8 +180,9 @@ def run_train(**typed) -> int:
         with open(folder / LAST, "rb") as file:
             agree(run.config, hashlib.file_digest(file, "sha256").digest())
         run = share_out(run)  # from here on they exchange gradients
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
         status = carry_on(run, deadline, launcher)
         agree()  # so that none ends while the first one saves
     return status
@@ -207,4 +209,4 @@ if __name__ == "__main__":
     sys.exit(main(run=run_together))
 
 
-# tangled: 35fcc4549c2165220621690d5374527e49adcca02c7a172b3c524496ecee4037
+# tangled: f43250436f949da5e13ce4b23458617b688a98ade3d4ee49414f0b22432dbf24

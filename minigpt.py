@@ -180,7 +180,7 @@ def code_points(text: str) -> np.ndarray:
 
 
 class Tokenizer:
-    """Text to ids and back: `<pad>`, `<eos>`, `<unk>`, characters in order."""
+    """Text to ids and back: `<pad>`, `<eos>`, `<unk>`, then characters."""
 
     kind = "characters"  # its name in the header of a checkpoint
     eos, never = EOS, (PAD, UNK)  # what ends a text, what is never written
@@ -915,7 +915,7 @@ TOKENIZERS = {Tokenizer.kind: Tokenizer}  # a companion may add others
 
 
 def rebuild_model(config: ModelConfig, tensors: dict[str, Tensor]) -> MiniGPT:
-    """A model of those tensors that are named `model.NAME`."""
+    """A model of the tensors `model.NAME`; MiniGPTError if any do not fit."""
     with torch.device("meta"), WithoutDrawing():
         model = MiniGPT(config).eval()
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -1131,18 +1131,21 @@ def open_run(folder: Path, **changes) -> Run:
     return run
 
 
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM,  # Windows has no SIGHUP
+                getattr(signal, "SIGHUP", signal.SIGTERM)}
+
+
 class StopSignal:
     """Within `with`, `number` is that of the first stop signal, or 0.
 
-    Those are Ctrl-C, SIGTERM and SIGHUP; the next one acts as it always did.
+    The next one acts as it always did.
     """
 
     def __init__(self, notice: str = ""):
         self.number, self.notice, self.handlers = 0, notice, {}
 
     def __enter__(self):
-        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
-        for number in {signal.SIGINT, signal.SIGTERM, hangup}:
+        for number in STOP_SIGNALS:
             handler = signal.getsignal(number)
             if (threading.current_thread() is threading.main_thread()
                     and handler not in (signal.SIG_IGN, None)):
@@ -1642,4 +1645,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 941e8b8ca956aab502980e77c572f2be92a1a96d7dd64b3ab43a8ba9cd1cd193
+# tangled: fe2c626ae08995488d41b6424cb269d2c34d7809273c9a89bbf31f71847325fd

@@ -82,6 +82,14 @@ def begin(folder: Path, text, **changes) -> minigpt.Run:
     return open_run(folder)
 
 
+def command_line(corpus: Path, run: Path, max_steps: int) -> list[str]:
+    """What begins a small run, or goes on with it."""
+    return (
+        f"train --data {corpus} --run {run} --preset tiny --context-length 16 "
+        f"--max-steps {max_steps} --eval-windows 4 --device cpu --resume"
+    ).split()
+
+
 @pytest.fixture
 def play(monkeypatch):
     """(rank, size): be this one of so many processes, that all bring the same."""
@@ -98,7 +106,7 @@ def play(monkeypatch):
 @pytest.fixture
 def handlers():
     """What is done upon a signal, put back after the test."""
-    numbers = signal.SIGINT, signal.SIGTERM
+    numbers = minigpt.STOP_SIGNALS
     before = {number: signal.getsignal(number) for number in numbers}
     yield before
     for number, handler in before.items():
@@ -379,6 +387,8 @@ def test_one_of_several_processes_ends_by_no_later_signal(
 
     for number in handlers:
         signal.signal(number, lambda *_: pytest.fail("it ended"))
+    ignored = next(iter(handlers))  # as SIGHUP is behind nohup
+    signal.signal(ignored, signal.SIG_IGN)
     monkeypatch.setattr(many, "carry_on", shot)
     assert (
         many.run_train(
@@ -389,6 +399,7 @@ def test_one_of_several_processes_ends_by_no_later_signal(
         )
         == 7
     )
+    assert signal.getsignal(ignored) == signal.SIG_IGN
 
 
 def test_the_line_to_type_next_starts_as_many(
@@ -397,24 +408,7 @@ def test_the_line_to_type_next_starts_as_many(
     monkeypatch.setattr(many, "join", lambda: None)
     monkeypatch.setattr("sys.argv", ["many.py"])
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    words = [
-        "train",
-        "--data",
-        str(corpus),
-        "--run",
-        str(tmp_path / "run"),
-        "--preset",
-        "tiny",
-        "--context-length",
-        "16",
-        "--max-steps",
-        "2",
-        "--eval-windows",
-        "4",
-        "--device",
-        "cpu",
-        "--resume",
-    ]
+    words = command_line(corpus, tmp_path / "run", max_steps=2)
     for size, launcher in (
         (1, ""),
         (2, "-m torch.distributed.run --nproc-per-node 2 -- "),
@@ -434,31 +428,11 @@ def test_runs_that_differ_are_refused(corpus, tmp_path, monkeypatch, capsys, pla
     brought = []
     monkeypatch.setattr(many, "join", lambda: None)
     monkeypatch.setattr(many, "gather", lambda thing: brought.append(thing) or [thing])
-    words = [
-        "train",
-        "--data",
-        str(corpus),
-        "--run",
-        str(tmp_path / "run"),
-        "--preset",
-        "tiny",
-        "--context-length",
-        "16",
-        "--max-steps",
-        "1",
-        "--eval-windows",
-        "4",
-        "--device",
-        "cpu",
-        "--resume",
-    ]
+    words = command_line(corpus, tmp_path / "run", max_steps=1)
     assert main(words, run_together) == 0
     settings, begun, run, *_ = brought
     assert begun == () and settings[0].preset == "tiny"
     assert run[0].max_steps == 1 and len(run[1]) == 32  # a digest of the file
-    monkeypatch.setattr(
-        many, "gather", lambda thing: [thing, thing] if thing != FAILED else [FAILED]
-    )
     differing = iter([True, True, False])
     monkeypatch.setattr(
         many,
