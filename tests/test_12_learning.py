@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import minigpt
+from helpers import SIZES
 from minigpt import (
     IGNORED,
     Dataset,
@@ -51,14 +52,10 @@ def little(text):
 
     def make(**changes) -> tuple[MiniGPT, TrainConfig]:
         small = dict(
-            context_length=16,
-            d_model=24,
-            n_layers=1,
-            n_heads=2,
             vocab_size=text.tokenizer.vocab_size,
             batch_size=4,
         )
-        shape, config = make_configs("tiny", **small | changes)
+        shape, config = make_configs("tiny", **SIZES | small | changes)
         torch.manual_seed(0)
         return MiniGPT(shape), config
 

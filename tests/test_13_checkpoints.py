@@ -22,18 +22,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import minigpt
+from helpers import untrained
 from minigpt import (
     EOS,
     FORMAT,
     MOMENTS,
     Checkpoint,
     Dataset,
-    MiniGPT,
     MiniGPTError,
     digest,
     load_checkpoint,
-    make_configs,
-    make_optimizer,
     pick_machine,
     training_step,
     write_atomically,
@@ -46,33 +44,19 @@ CPU = pick_machine("cpu", "float32")
 def dataset(text):
     """The split to learn from, with what a run must know of its text."""
     dataset = Dataset(text.train, context_length=16)
-    dataset.tokenizer, dataset.fingerprint = text.tokenizer, text.fingerprint()
+    dataset.text = text
     return dataset
 
 
 def new_run(dataset) -> Checkpoint:
     """A run at its start, with a model of some thousand weights."""
-    shape, config = make_configs(
-        "tiny",
-        vocab_size=dataset.tokenizer.vocab_size,
-        context_length=16,
-        d_model=24,
-        n_layers=1,
-        n_heads=2,
+    return untrained(
+        dataset.text,
+        before=[EOS, 5],
         dropout=0.2,
         batch_size=4,
         grad_accum=2,
         seed=5,
-    )
-    torch.manual_seed(0)
-    model = MiniGPT(shape)
-    return Checkpoint(
-        model,
-        make_optimizer(model, config),
-        config,
-        dataset.tokenizer,
-        dataset.fingerprint,
-        [EOS, 5],
     )
 
 

@@ -15,6 +15,15 @@ import pytest
 import torch
 
 import minigpt
+from helpers import (
+    FILES,
+    SIZES,
+    assert_same_run,
+    contents,
+    metrics,
+    records,
+    untrained,
+)
 from minigpt import (
     EOS,
     SAMPLE,
@@ -32,7 +41,6 @@ from minigpt import (
     learning_rate,
     load_checkpoint,
     make_configs,
-    make_optimizer,
     open_run,
     pick_machine,
     plan,
@@ -46,12 +54,7 @@ from minigpt import (
 )
 
 CPU = pick_machine("cpu", "float32")
-SHAPE, CONFIG = make_configs(
-    "tiny",
-    context_length=16,
-    d_model=24,
-    n_layers=1,
-    n_heads=2,
+SETTINGS = dict(
     dropout=0.2,
     batch_size=4,
     grad_accum=2,
@@ -64,16 +67,8 @@ SHAPE, CONFIG = make_configs(
     checkpoint_interval=8,
     device="cpu",
 )
+_, CONFIG = make_configs("tiny", **SIZES, **SETTINGS)
 SHORT = replace(SAMPLE, max_new_tokens=12)
-FILES = {
-    "train.npy",
-    "val.npy",
-    "last.safetensors",
-    "best.safetensors",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "run.json",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -85,42 +80,16 @@ def quick(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def untrained(text: Corpus, **changes) -> Checkpoint:
+def new_state(text: Corpus, **changes) -> Checkpoint:
     """What a run begins with, with some settings of the training changed."""
-    config = replace(CONFIG, **changes)
-    torch.manual_seed(config.seed)
-    model = MiniGPT(replace(SHAPE, vocab_size=text.tokenizer.vocab_size))
-    return Checkpoint(
-        model,
-        make_optimizer(model, config),
-        config,
-        text.tokenizer,
-        text.fingerprint(),
-        [EOS],
-    )
+    return untrained(text, **SETTINGS | changes)
 
 
 def begin(folder: Path, text: Corpus, **changes) -> Run:
     """A new run in a folder."""
     folder.mkdir(exist_ok=True)
-    start_run(folder, untrained(text, **changes), text)
+    start_run(folder, new_state(text, **changes), text)
     return open_run(folder)
-
-
-def records(log: Path) -> list[dict]:
-    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-
-
-def metrics(folder: Path) -> list[dict]:
-    """The log without the one thing that differs from run to run."""
-    return [
-        {k: v for k, v in record.items() if k != "seconds"}
-        for record in records(folder / "metrics.jsonl")
-    ]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +112,6 @@ def run_folder(whole, tmp_path) -> Path:
     return tmp_path
 
 
-def assert_same_run(folder: Path, whole: Path) -> None:
-    """Equal to the bit: data, weights, moments, samples, every log line."""
-    assert metrics(folder) == metrics(whole)
-    for name in FILES - {"metrics.jsonl", "run.json"}:
-        assert (folder / name).read_bytes() == (whole / name).read_bytes()
-
-
 def assert_same_weights(model: MiniGPT, other: MiniGPT) -> None:
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
@@ -160,7 +122,7 @@ def assert_same_weights(model: MiniGPT, other: MiniGPT) -> None:
 
 def test_a_run_is_seven_files_and_its_model_that_of_bare_training_steps(whole, text):
     assert contents(whole).keys() == FILES
-    bare, dataset = untrained(text), Dataset(text.train, 16)
+    bare, dataset = new_state(text), Dataset(text.train, 16)
     steps = [
         training_step(bare.model, bare.optimizer, dataset, step, CONFIG, CPU)
         for step in range(20)
@@ -530,7 +492,7 @@ def test_the_ids_are_written_first_and_then_the_checkpoint_of_step_0(
         written.append(Path(new).name)
 
     monkeypatch.setattr(os, "replace", note)
-    start_run(tmp_path, untrained(text), text)
+    start_run(tmp_path, new_state(text), text)
     assert {*written[:2]} == {"train.npy", "val.npy"}
     assert written[2:] == ["last.safetensors"]
     last = load_checkpoint(tmp_path / "last.safetensors")
@@ -553,7 +515,7 @@ def test_a_beginning_that_was_cut_short_leaves_no_checkpoint(
 
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="killed"):
-        start_run(run_folder, untrained(text), text)
+        start_run(run_folder, new_state(text), text)
     assert not (run_folder / "last.safetensors").exists()
     assert not [*run_folder.glob("tmp-*")]
 

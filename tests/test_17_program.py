@@ -1,7 +1,6 @@
 """Chapter 17: the command line, from flags to the one line of an error."""
 
 import io
-import json
 import os
 import re
 import shlex
@@ -18,7 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import helpers
 import minigpt
+from helpers import assert_same_run, contents, records
 from minigpt import (
     COMMANDS,
     CORPUS,
@@ -53,11 +54,10 @@ from minigpt import (
     write,
 )
 
-SMALL = shlex.split(
-    "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
-    "--batch-size 4 --max-steps 20 --warmup-steps 4 --eval-interval 10 "
-    "--eval-windows 8 --sample-interval 20 --device cpu"
-)
+SMALL = [
+    *helpers.SMALL,
+    *"--batch-size 4 --max-steps 20 --eval-interval 10 --sample-interval 20".split(),
+]
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +117,6 @@ def line(capsys):
         return main([*map(str, words)]), *capsys.readouterr()
 
     return run
-
-
-def contents(*folders: Path) -> dict[Path, bytes]:
-    return {
-        path: path.read_bytes()
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def records(log: Path) -> list[dict]:
-    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
 
 
 # --- wrong command lines ---------------------------------------------------
@@ -233,12 +220,12 @@ def test_a_wrong_command_line_is_one_line_and_changes_nothing(
 ):
     monkeypatch.setattr(minigpt, "CORPUS", cwd / "corpus.xz")
     monkeypatch.setattr(minigpt, "SHIPPED", cwd / "pretrained.safetensors")
-    before = contents(home, corpus, cwd)
+    before = contents(home), contents(corpus)
     status, out, err = line(*shlex.split(words.format(home=home, corpus=corpus)))
     assert status == 2
     assert re.fullmatch(r"minigpt: error: [^\n]+\n", err), err
     assert re.search(reason, err), err
-    assert contents(home, corpus, cwd) == before and not any(cwd.iterdir())
+    assert (contents(home), contents(corpus)) == before and not any(cwd.iterdir())
     SEEN[words] = re.sub(r"[\w./-]*[\d/][\w./-]*|'[^']*'", "*", err)
 
 
@@ -506,16 +493,7 @@ def test_the_same_command_line_starts_a_run_and_goes_on_with_it(
     status, out, err = line(*words)
     assert (status, err) == (0, "") and "new: step 7 of 20" in out
     assert "from here on" not in out
-    logs = [
-        [
-            {k: v for k, v in record.items() if k != "seconds"}
-            for record in records(folder / "metrics.jsonl")
-        ]
-        for folder in (Path("new"), home / "run")
-    ]
-    assert logs[0] == logs[1]
-    for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
-        assert Path("new", name).read_bytes() == (home / "run" / name).read_bytes()
+    assert_same_run(Path("new"), home / "run")
 
 
 def test_one_number_of_the_shape_may_be_typed_alone(line, corpus):
@@ -595,7 +573,7 @@ def test_results_without_a_checkpoint_are_no_place_for_a_run(line, corpus, cwd):
                 "train", "--data", corpus, *SMALL, "--run", folder, *words
             )
             assert status == 2 and "without last.safetensors" in err
-            assert contents(folder) == {folder / name: b"dear to somebody"}
+            assert contents(folder) == {name: b"dear to somebody"}
     assert {*RESULTS} == {
         "best.safetensors",
         "metrics.jsonl",
@@ -659,7 +637,7 @@ def test_a_run_that_began_while_the_text_was_read_is_not_replaced(
     assert line(*command, *words)[0] == status
     after = contents(Path("new"))
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
-        assert after[Path("new", name)] == first[1][Path("new", name)]
+        assert after[name] == first[1][name]
 
 
 def test_a_run_that_another_process_trains_is_refused(line, corpus):

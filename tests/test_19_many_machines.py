@@ -14,6 +14,7 @@ import torch
 
 import many
 import minigpt
+from helpers import contents, untrained
 from many import (
     FAILED,
     Learner,
@@ -34,8 +35,6 @@ from minigpt import (
     cross_entropy,
     finish,
     main,
-    make_configs,
-    make_optimizer,
     open_run,
     pick_machine,
     seed_dropout,
@@ -54,12 +53,8 @@ VARIABLES = {
 
 
 def state(text, **changes) -> Checkpoint:
-    """What a run of a model of some thousand weights begins with."""
-    small = dict(
-        context_length=16,
-        d_model=24,
-        n_layers=1,
-        n_heads=2,
+    """What a run begins with that is over after 12 steps."""
+    short = dict(
         batch_size=8,
         max_steps=12,
         eval_interval=6,
@@ -67,14 +62,8 @@ def state(text, **changes) -> Checkpoint:
         sample_interval=100,
         checkpoint_interval=100,
         device="cpu",
-        vocab_size=text.tokenizer.vocab_size,
     )
-    shape, config = make_configs("tiny", **small | changes)
-    torch.manual_seed(0)
-    model = MiniGPT(shape)
-    return Checkpoint(
-        model, make_optimizer(model, config), config, text.tokenizer, text.fingerprint()
-    )
+    return untrained(text, **short | changes)
 
 
 def begin(folder: Path, text, **changes) -> minigpt.Run:
@@ -320,13 +309,13 @@ def test_a_batch_must_go_into_equal_parts(text, tmp_path, play, size, refused):
 def test_the_first_process_alone_writes(text, tmp_path, play, capsys):
     """Another one does the same steps, and leaves no trace; it shows no bar."""
     run = begin(tmp_path, text)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     play(1, 2)
     other = share_out(run)
     assert train(other) == 0 and other.step == 12
     finish(other)
     assert other.bar().disable
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
     play(0, 2)
     first = share_out(open_run(tmp_path))
     assert train(first) == 0

@@ -1,6 +1,5 @@
 """Faults from outside: kills, full disks, folders that vanish, no memory."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -16,26 +15,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import helpers
 import minigpt
+from helpers import assert_same_run
 from minigpt import GenerateConfig, load_checkpoint, main
 
 posix = pytest.mark.skipif(os.name != "posix", reason="has no such faults")
-SMALL = (
-    "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
-    "--dropout 0.2 --batch-size 4 --grad-accum 2 --max-steps 40 "
-    "--warmup-steps 4 --eval-interval 5 --eval-windows 8 "
-    "--sample-interval 20 --checkpoint-interval 8 --device cpu"
-).split()
-FILES = {
-    "last.safetensors",
-    "best.safetensors",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "run.json",
-    ".lock",
-    "train.npy",
-    "val.npy",
-}
+
+
+SMALL = [
+    *helpers.SMALL,
+    *"--dropout 0.2 --batch-size 4 --grad-accum 2 --max-steps 40".split(),
+    *"--eval-interval 5 --sample-interval 20 --checkpoint-interval 8".split(),
+]
+FILES = {*helpers.FILES, ".lock"}
 
 
 def command_line(corpus: Path, run: Path) -> list[str]:
@@ -46,22 +39,6 @@ def command_line(corpus: Path, run: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch):
     monkeypatch.setattr(minigpt, "SAMPLE", GenerateConfig(max_new_tokens=12))
-
-
-def outcome(run: Path) -> dict:
-    """All that a run has left behind, the times of its steps aside."""
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    metrics = [
-        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines
-    ]
-    files = (
-        "last.safetensors",
-        "best.safetensors",
-        "samples.jsonl",
-        "train.npy",
-        "val.npy",
-    )
-    return {"metrics": metrics, **{name: (run / name).read_bytes() for name in files}}
 
 
 # --- killed at any instant -------------------------------------------------
@@ -127,7 +104,6 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
     start = time.monotonic()
     assert trained(tmp_path / "timed") == 0
     seconds = time.monotonic() - start
-    expected = outcome(tmp_path / "whole")
 
     early, kills = 0, {"time": 30, "write": 6, "flush": 7, "rename": 7}
     begun = [
@@ -150,7 +126,7 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
             trained(run, seconds=wait) if kind == "time" else trained(run, kind, call)
         )
         if status == 0:  # it reached its end before it was killed
-            assert outcome(run) == expected
+            assert_same_run(run, tmp_path / "whole")
             run, runs = tmp_path / f"run{runs}", runs + 1
             continue
         assert status == -signal.SIGKILL
@@ -160,7 +136,7 @@ def test_fifty_kills_lose_nothing(corpus, tmp_path, monkeypatch):
             load_checkpoint(last)
     assert early >= 10
     assert trained(run) == 0
-    assert outcome(run) == expected
+    assert_same_run(run, tmp_path / "whole")
     assert {path.name for path in run.iterdir()} == FILES
 
 
@@ -179,7 +155,7 @@ def assert_goes_on(corpus: Path, run: Path, whole: Path, step: int) -> None:
     assert load_checkpoint(run / "last.safetensors").step == step
     assert {path.name for path in run.iterdir()} <= FILES
     assert main(command_line(corpus, run)) == 0
-    assert outcome(run) == outcome(whole)
+    assert_same_run(run, whole)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +272,7 @@ def test_a_folder_that_is_read_only(corpus, whole, tmp_path):
     argv = command_line(corpus, tmp_path / "run")
     done = in_a_namespace(script, *argv)
     assert "Read-only file system" in last_line(done)
-    assert outcome(tmp_path / "run") == outcome(whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
 # --- memory ----------------------------------------------------------------

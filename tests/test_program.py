@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import helpers
 import minigpt
 
 PROGRAM = Path(minigpt.__file__).resolve()
-SMALL = shlex.split(
-    "--context-length 32 --d-model 24 --n-layers 1 --n-heads 2 "
-    "--batch-size 4 --eval-windows 8 --device cpu"
-)
+SMALL = [*helpers.SMALL, *"--context-length 32 --batch-size 4".split()]
 SHELL = dict(os.environ, OMP_NUM_THREADS="1")
 posix = pytest.mark.skipif(os.name != "posix", reason="has no such signals")
 
@@ -62,13 +60,9 @@ def trained(corpus, tmp_path_factory) -> Path:
         "train",
         "--data",
         corpus,
-        "--preset",
-        "tiny",
         *SMALL,
         "--max-steps",
         20,
-        "--warmup-steps",
-        4,
     )
     assert (status, err) == (0, "")
     assert "40 documents" in out and "finished: 20 steps" in out
@@ -169,8 +163,6 @@ def test_the_project_names_the_program_and_its_version():
 
 LONG = [
     "train",
-    "--preset",
-    "tiny",
     *SMALL,
     "--max-steps",
     400,

@@ -1,6 +1,5 @@
 """Many processes: torchrun on one machine, on two nodes, and under Slurm."""
 
-import json
 import os
 import re
 import shlex
@@ -16,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import helpers
 import minigpt
 from forks import forked
+from helpers import assert_same_run, metrics
 from minigpt import load_checkpoint
 
 ALONE = Path(minigpt.__file__).resolve()
@@ -27,12 +28,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="has no such signals"),
 ]
-SMALL = shlex.split(
-    "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
-    "--batch-size 8 --grad-accum 2 --max-steps 40 --warmup-steps 4 "
-    "--eval-interval 10 --eval-windows 8 --sample-interval 40 "
-    "--checkpoint-interval 8 --device cpu"
-)
+SMALL = [
+    *helpers.SMALL,
+    *"--batch-size 8 --grad-accum 2 --max-steps 40 --eval-interval 10".split(),
+    *"--sample-interval 40 --checkpoint-interval 8".split(),
+]
 WAIT = 180  # seconds that a command may take, on a busy machine
 SHELL = dict(
     {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")},
@@ -144,14 +144,6 @@ def wait_for(log: Path, lines: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def metrics(run: Path) -> list[dict]:
-    """The log but for the times."""
-    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines
-    ]
-
-
 def last(run: Path) -> minigpt.Checkpoint:
     return load_checkpoint(run / "last.safetensors")
 
@@ -174,13 +166,6 @@ def assert_close(run: Path, other: Path) -> None:
         if name.endswith("qkv.bias"):
             p, q = (torch.cat([x[:C], x[2 * C :]]) for x in (p, q))
         torch.testing.assert_close(p, q, rtol=0, atol=2e-3)
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Equal to the bit."""
-    assert metrics(run) == metrics(other)
-    for name in ("last.safetensors", "best.safetensors", "samples.jsonl"):
-        assert (run / name).read_bytes() == (other / name).read_bytes()
 
 
 # --- the same training, whatever the number of processes --------------------
@@ -224,7 +209,7 @@ def test_a_process_that_torchrun_starts_alone_is_one_without_it(runs, corpus, tm
         "0",
     ]
     assert done(line, tmp_path)[0] == 0
-    assert_same(tmp_path / "alone", runs / "1")
+    assert_same_run(tmp_path / "alone", runs / "1")
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +236,7 @@ def test_with_dropout_equal_numbers_of_processes_agree_to_the_bit(
         )[0]
         == 0
     )
-    assert_same(tmp_path / "run", dropped)
+    assert_same_run(tmp_path / "run", dropped)
 
 
 @pytest.mark.parametrize("numbers", [(4, 1, 2), (1, 4), (2, 1)])
@@ -341,7 +326,7 @@ def test_a_killed_worker_costs_a_restart_and_no_bit(
     starts = [*map(int, re.findall("run: step ([0-9]+) of 240", out))]
     assert len(starts) == 2 and starts[0] == 0 and starts[1] % 20 == 0
     assert all("lost one: use --resume" in line for line in ours(err))
-    assert_same(tmp_path / "run", undisturbed)
+    assert_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -363,7 +348,7 @@ def test_a_signal_to_torchrun_saves_once_and_the_command_goes_on(
         torchrun(2, *LONG, "--data", corpus, "--run", "run"), tmp_path
     )
     assert status == 0 and f"run: step {step} of 240" in out
-    assert_same(tmp_path / "run", undisturbed)
+    assert_same_run(tmp_path / "run", undisturbed)
 
 
 def test_a_signal_to_one_worker_stops_all_of_them(corpus, tmp_path):
