@@ -1,10 +1,11 @@
-"""What all tests share: where the module is, and a small corpus."""
+"""What all tests share: where the module is, a small corpus, a trained run."""
 
 import os
 
 # Some virtual machines announce AMX instructions and then cannot run them.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools", "tests")]
 
 import minigpt  # noqa: E402  (bite.py and test_book.py put another in its place)
+from helpers import SHORT_RUN  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,69 @@ def after_step(monkeypatch):
         monkeypatch.setattr(minigpt, "one_step", one_step)
 
     return install
+
+
+# --- a trained run, for chapter 17 ------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def home(corpus, tmp_path_factory) -> Path:
+    """A folder with a trained run, and with things that are wrong; read only."""
+    home = tmp_path_factory.mktemp("home")
+    assert (
+        minigpt.main(
+            ["train", "--data", str(corpus), "--run", str(home / "run"), *SHORT_RUN]
+        )
+        == 0
+    )
+    (home / "empty").mkdir()
+    (home / "empty.py").touch()
+    (home / "tiny.py").write_text("x = 1\n")
+    (home / "words").mkdir()
+    (home / "words" / "greek.txt").write_text("πάντα ῥεῖ\n" * 99, "utf-8")
+    (home / "latin1.py").write_bytes("déjà vu".encode("latin-1"))
+    (home / "false.zip").write_bytes(b"no archive")
+    whole = Path(shutil.make_archive(str(home / "cut"), "xztar", corpus))
+    os.truncate(whole, whole.stat().st_size // 2)
+    (home / "foreign").mkdir()
+    (home / "foreign" / "last.safetensors").write_bytes(b"no checkpoint")
+    (home / "foreign" / ".lock").touch()
+    for name, file in (("flipped", "train.npy"), ("short", "val.npy")):
+        shutil.copytree(home / "run", home / name)
+        content = bytearray((home / name / file).read_bytes())
+        content[-5] ^= 1
+        (home / name / file).write_bytes(content[9 * (name == "short") :])
+    shutil.copytree(home / "run", home / "headless")
+    (home / "headless" / "last.safetensors").unlink()
+    return home
+
+
+@pytest.fixture
+def best(home) -> Path:
+    """The best checkpoint of the trained run."""
+    return home / "run" / "best.safetensors"
+
+
+@pytest.fixture
+def own_run(home, tmp_path) -> Path:
+    """A copy of the trained run, to change."""
+    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def cwd(tmp_path_factory, monkeypatch) -> Path:
+    """An empty folder, which the test works in."""
+    folder = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def line(capsys):
+    """Run a command line: its status, and what it wrote to both streams."""
+
+    def run(*words) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return minigpt.main([*map(str, words)]), *capsys.readouterr()
+
+    return run

@@ -16,6 +16,10 @@ SMALL = (
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
     "--warmup-steps 4 --eval-windows 8 --device cpu"
 ).split()
+SHORT_RUN = [  # of chapter 17, over after 20 steps
+    *SMALL,
+    *"--batch-size 4 --max-steps 20 --eval-interval 10 --sample-interval 20".split(),
+]
 FILES = {
     "train.npy",
     "val.npy",
@@ -75,3 +79,25 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert metrics(run) == metrics(other)
     for name in FILES - {"metrics.jsonl", "run.json"}:
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def writing(best: Path, *words) -> list:
+    """The command line that lets a checkpoint write, with seed 0."""
+    return ["generate", "--checkpoint", best, "--device", "cpu", "--seed", 0, *words]
+
+
+def continuation(path: Path, prompt: str, count: int = 1, **config) -> list:
+    """What chapter 9 writes: a text for each of `count` rows."""
+    state = minigpt.load_checkpoint(path)
+    ids = state.before + state.tokenizer.encode(prompt).tolist()
+    steps = [
+        *minigpt.generate(
+            minigpt.uncached(state.model),
+            torch.tensor(count * [ids]),
+            minigpt.GenerateConfig(**config),
+        )
+    ]
+    return [
+        "".join(state.tokenizer.decode(step[i : i + 1]) for step in steps)
+        for i in range(count)
+    ]
