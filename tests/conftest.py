@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools", "tests"
 
 import minigpt  # noqa: E402  (bite.py and test_book.py put another in its place)
 from helpers import SHORT_RUN  # noqa: E402
+
+# A script that starts the tests behind itself (`&`) has Ctrl-C ignored in them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
