@@ -1427,6 +1427,7 @@ def claim_run(options: RunOptions, typed: dict) -> Iterator[Path]:
     with FileLock(folder / ".lock", timeout=0):
         # look again, now that nobody else writes
         if not find_run(options, typed)[2]:
+            require(not goes_on, f"the run in {folder} was just removed")
             start_run(folder, *begun)
         elif options.data or options.run and options.preset != "auto":
             print("--data and --preset are not read again: the text and the "
@@ -1645,4 +1646,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: fe2c626ae08995488d41b6424cb269d2c34d7809273c9a89bbf31f71847325fd
+# tangled: d4261130a67d3a9e5885a95542539ac0905af55530682dd16fe98abfaccd16c4

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -369,6 +370,20 @@ def test_a_run_that_began_while_the_text_was_read_is_not_replaced(
     after = contents(Path("new"))
     for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
         assert after[name] == first[1][name]
+
+
+def test_a_run_that_vanishes_as_it_is_found_is_said_in_a_line(line, home, monkeypatch):
+    shutil.copytree(home / "run", "run")
+    original = minigpt.find_run
+
+    def once(*args):
+        found = original(*args)
+        shutil.rmtree("run", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(minigpt, "find_run", once)
+    status, _, err = line("train", "--run", "run", "--resume")
+    assert (status, err) == (2, "minigpt: error: the run in run was just removed\n")
 
 
 def test_a_run_that_another_process_trains_is_refused(line, corpus):

@@ -27,6 +27,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -112,9 +113,15 @@ def until(paths: Sequence[Path], chapter: str | Path) -> list[Path]:
     raise TangleError(f"no chapter {str(chapter)!r}: give a number or a file")
 
 
+@cache
+def tokens_of(text: str) -> list[Token]:
+    """Return the Markdown tokens of a page, which is parsed once."""
+    return PARSER.parse(text)
+
+
 def title(path: Path) -> tuple[str, int]:
     """Return the first `# ` heading of a page, and its line."""
-    tokens = PARSER.parse(path.read_text(encoding="utf-8"))
+    tokens = tokens_of(path.read_text(encoding="utf-8"))
     for heading, inline in pairwise(tokens):
         if heading.type == "heading_open" and heading.tag == "h1":
             return inline.content, heading.map[0] + 1
@@ -126,7 +133,7 @@ def target(path: Path) -> str:
 
     Raises TangleError unless that is a Python file inside.
     """
-    tokens = PARSER.parse(path.read_text(encoding="utf-8"))
+    tokens = tokens_of(path.read_text(encoding="utf-8"))
     front = [token.content for token in tokens if token.type == "front_matter"]
     file = (yaml.safe_load(front[0]) or {}).get("tangle", MODULE) if front else MODULE
     parts = Path(str(file)).parts
@@ -189,7 +196,7 @@ def cells(path: Path) -> list[Cell]:
     tangled outside a chapter, and if a page with cells has no front matter.
     """
     text = path.read_text(encoding="utf-8")
-    tokens = PARSER.parse(text)
+    tokens = tokens_of(text)
     fences = [token for token in tokens if token.type == "fence"]
     own = [f for f in fences if f.level == 0 and f.info.startswith(CODE_CELL)]
     shown = [f for f in fences if not f.info.lstrip().startswith("{")]
