@@ -59,6 +59,7 @@ FLIPS = [
     ("13", "digests not compared", 'meta.pop("sha256") == digest(meta, tensors)',
      'meta.pop("sha256")'),
     ("16", "values in place of keys", "= k\n", "= v\n"),
+    ("16", "matrices to write with as they were", ".data.T.contiguous().T", ".data"),
     ("18", "square matrices not turned", '"proj.weight", ', ""),
     ("18", "a tied head sought in the file", '("tie_word_embeddings", True)',
      '("untied", False)'),

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from minigpt import (
     GenerateConfig,
     KVCache,
+    Machine,
     MiniGPT,
     ModelConfig,
     cached,
+    for_writing,
     generate,
     uncached,
 )
@@ -176,3 +178,27 @@ def test_each_reader_has_a_cache_of_its_own():
     first, second = cached(model), cached(model)
     first(text[:, :5])
     assert torch.equal(second(text[:, :5]), cached(model)(text[:, :5]))
+
+
+def test_a_model_to_write_with_is_the_same_model_stored_turned():
+    model, writer = (
+        make_model(),
+        for_writing(make_model(), Machine(torch.device("cpu"), torch.float32)),
+    )
+    names = [name for name, p in model.named_parameters() if p.dim() == 2]
+    linear = [name for name in names if "embedding" not in name]
+    for name, parameter in writer.named_parameters():
+        torch.testing.assert_close(parameter, model.get_parameter(name), atol=0, rtol=0)
+        assert (parameter.stride()[0] == 1) == (name in linear or parameter.dim() == 1)
+    assert_parity(writer, random_ids(2, 20), range(1, 21))
+    for n in (1, 9, 20):
+        text = random_ids(2, n)
+        torch.testing.assert_close(
+            cached(writer)(text), cached(model)(text), atol=1e-5, rtol=0
+        )
+
+
+def test_a_model_to_write_with_in_half_precision_is_stored_as_it_was():
+    writer = for_writing(make_model(), Machine(torch.device("cpu"), torch.bfloat16))
+    assert writer.head.weight.dtype == torch.bfloat16
+    assert writer.head.weight.is_contiguous()

@@ -255,7 +255,7 @@ def decoding(
 ) -> dict[str, Work]:
     """Characters per second of one text: ours, the peers', the chain."""
     place = machine.device, machine.dtype
-    works = {"ours": writing(MiniGPT(shape).to(*place), length)}
+    works = {"ours": writing(minigpt.for_writing(MiniGPT(shape), machine), length)}
     in_bfloat16(
         works,
         machine,
@@ -269,7 +269,7 @@ def decoding(
 
 def caching(machine: minigpt.Machine) -> dict[str, Work]:
     """Characters per second of a text as long as the context."""
-    model = MiniGPT(FULL).to(machine.device, machine.dtype)
+    model = minigpt.for_writing(MiniGPT(FULL), machine)
     return {
         "ours": writing(model, 512),
         "without the cache": writing(model, 512, minigpt.uncached),
@@ -278,7 +278,7 @@ def caching(machine: minigpt.Machine) -> dict[str, Work]:
 
 def batching(machine: minigpt.Machine) -> dict[str, Work]:
     """Characters per second of sixteen texts and of one."""
-    model = MiniGPT(LAPTOP).to(machine.device, machine.dtype)
+    model = minigpt.for_writing(MiniGPT(LAPTOP), machine)
     return {"ours": writing(model, 100, rows=16), "one": writing(model, 100)}
 
 
