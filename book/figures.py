@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 
@@ -742,9 +743,12 @@ def lines_along(
 
 
 def shares(
-    losses: Sequence[float], limits: dict[str, float], **lines: Sequence[float]
+    losses: Sequence[float],
+    limits: dict[str, float],
+    chance: dict[str, float],
+    **lines: Sequence[float],
 ) -> None:
-    """Shares between 0 and 1 over a falling loss, each with a limit, named."""
+    """Shares between 0 and 1 over a falling loss, with what is possible and chance."""
     figure, axes = plt.subplots()
     for (name, line), color in zip(lines.items(), (BLUE, GREEN, ORANGE), strict=False):
         axes.plot(losses, line, color=color, marker="o", markersize=4)
@@ -758,12 +762,41 @@ def shares(
         )
         if name in limits:
             axes.axhline(limits[name], color=color, linewidth=0.8, linestyle=":")
+            axes.axhline(chance[name], color=color, linewidth=0.8, linestyle="--")
     axes.invert_xaxis()
     axes.set(
         xlabel="validation loss (nats per character)",
         ylabel="share of texts",
         ylim=(-0.03, 1.03),
     )
+    plt.show()
+
+
+def told(text: str, said: np.ndarray, true: np.ndarray) -> None:
+    """A text on the colours of what a probe says (n, 3), its faults underlined."""
+    lines, column, row = text.count("\n"), 0, 0
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.3 * lines))
+    for character, states, truth in zip(text, said, true, strict=True):
+        if character == "\n":
+            column, row = 0, row + 1
+            continue
+        for state, color in zip(states, (BLUE, ORANGE, GREEN), strict=True):
+            if state:
+                axes.bar(column + 0.5, 0.9, 1, row + 0.05, color=color, alpha=0.3)
+        if states[0] != truth[0]:
+            axes.bar(column + 0.5, 0.07, 1, row + 0.93, color=INK)
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            character.strip(),
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=10,
+        )
+        column += 1
+    axes.set(xlim=(0, 46), ylim=(lines, 0))
+    axes.axis("off")
     plt.show()
 
 
