@@ -1,6 +1,6 @@
 """Make a run's best weights the model that comes with the book, with a card.
 
-    python book/_tools/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium "an Intel Xeon with AMX"
 
 Writes checkpoints/pretrained.safetensors, the weights alone in bfloat16, and
 beside it CARD.md: what it was trained on, how, for how long, how good it is.
@@ -26,14 +26,17 @@ by this program on {day}.
 | vocabulary | {vocab_size} tokens: characters of ASCII source, and three special ones |
 | data | `data/python-stdlib.tar.xz`, the Python standard library (licence: PSF, see `data/`), nine tenths of it |
 | fingerprint of the data | `{fingerprint}` |
-| training | the best of a run of {max_steps:,} steps, {minutes:.0f} minutes on {machine}: step {step:,}, after {characters:,.0f} characters ({epochs:.1f} epochs) |
+| training | the best of a run of {max_steps:,} steps, {minutes:.0f} minutes on {machine} ({processor}): step {step:,}, after {characters:,.0f} characters ({epochs:.1f} epochs) |
 | loss | {loss:.3f} nats ({bits:.3f} bits) per character on all of the validation split, as shipped |
 | licence | that of this repository (see `LICENSE`) |
 
 Made again by
 
     {command}
-    python book/_tools/ship.py checkpoints/medium
+    python book/_tools/ship.py checkpoints/medium "{processor}"
+
+Where the processor does not multiply bfloat16 in hardware, leave `--dtype bfloat16` out: float32
+is many times as fast there.
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
 """  # noqa: E501
@@ -52,7 +55,7 @@ def command(record: dict) -> str:
     return " \\\n        ".join(words)
 
 
-def main(folder: str) -> None:
+def main(folder: str, processor: str) -> None:
     path = minigpt.HERE / "checkpoints" / "pretrained.safetensors"
     saved = minigpt.load_checkpoint(Path(folder, minigpt.BEST))
     record = json.loads(Path(folder, "run.json").read_text("utf-8"))
@@ -83,6 +86,7 @@ def main(folder: str) -> None:
         epochs=read / len(corpus.train),
         minutes=record["training_seconds"] / 60,
         machine=record["machine"],
+        processor=processor,
         loss=loss,
         bits=loss / minigpt.math.log(2),
         command=command(record),
@@ -92,6 +96,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(sys.argv[1])
+    main(*sys.argv[1:])
