@@ -88,7 +88,7 @@ def test_the_rounded_file_is_one_of_ours_with_a_digest_of_its_own(small_file, tm
     path.write_bytes(small_file)
     with safe_open(path, "pt") as file:
         meta = json.loads(file.metadata()["minigpt"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     sha256 = meta.pop("sha256")
     assert sha256 == digest(meta, tensors)
     original = load_checkpoint(SHIPPED)
@@ -422,7 +422,7 @@ def with_true_digest(**changes) -> bytes:
     """Weights that are not those of the model, with the digest that they have."""
     with safe_open(SHIPPED, "pt") as file:
         meta = json.loads(file.metadata()["minigpt"]) | changes
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del meta["sha256"]
     meta["sha256"] = digest(meta, tensors)
     return save(tensors, {"minigpt": json.dumps(meta, sort_keys=True)})

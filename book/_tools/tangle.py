@@ -236,7 +236,7 @@ def blocks(path: Path) -> list[Cell]:
         if not fence.info.lstrip().startswith("{")
         for line in range(*fence.map)
     }
-    found, options = [], set()
+    found, allowed = [], {n + 1 for n in shown}
     for fence in fences:
         option, _, source = fence.content.partition("\n")
         if fence.level or fence.info.strip() != BLOCK or not option.startswith(":"):
@@ -244,12 +244,12 @@ def blocks(path: Path) -> list[Cell]:
         line = fence.map[0] + 2  # of the option
         if option != CLASS or source.lstrip().startswith(":"):
             raise fault(path, line, f"unknown option: write `{CLASS}` or none")
-        options.add(line)
+        allowed.add(line)
         blank = len(source) - len(source.lstrip("\n"))
         source = source.strip("\n")
         found.append(Cell(path, line + 1 + blank, source, ("tangle",), "javascript"))
     for line, string in enumerate(text.split("\n"), 1):
-        if string.strip(" >") == CLASS and line not in options | {n + 1 for n in shown}:
+        if string.strip(" >") == CLASS and line not in allowed:
             message = f"not tangled: only {BLOCK} at column 1 is"
             raise fault(path, line, message)
     return found

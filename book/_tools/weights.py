@@ -36,7 +36,7 @@ def in_bytes(path: Path) -> bytes:
     minigpt.load_checkpoint(path)  # raises if it is damaged
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["minigpt"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     small = {}
     for name, tensor in tensors.items():
         if name.startswith("model."):
