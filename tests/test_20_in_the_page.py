@@ -156,7 +156,9 @@ LOAD = """async (name) => {
 def give(tab, data: bytes | Path, name: str = "saved") -> str | None:
     """Load a checkpoint in the page, under a name; return what is said of it."""
     if isinstance(data, bytes):
-        data = {"name": "a", "mimeType": "application/octet-stream", "buffer": data}
+        path = Path(tab.url.removeprefix("file://")).with_name("given")
+        path.write_bytes(data)
+        data = path
     tab.set_input_files("input", data)
     return tab.evaluate(LOAD, name)
 
@@ -203,7 +205,7 @@ def prompts_of(val, count: int, longest: int) -> list[list[int]]:
 
 @in_browser
 def test_logits_are_those_of_the_program_on_100_prompts(tab, shipped, val):
-    prompts = prompts_of(val, 100, 30)
+    prompts = prompts_of(val, 100, 20)
     far = (logits(tab, "shipped", prompts) - ours(shipped.model, prompts)).abs().max()
     print(f"\nlogits differ by {far:.1e} at most")
     assert len(prompts) == 100 and far < 1e-3
@@ -335,7 +337,7 @@ def test_rounded_weights_cost_less_than_a_thousandth_of_a_nat(
             if p.dim() == 2:
                 p.copy_(tensors[f"model.{name}"] * tensors[f"scale.{name}"][:, None])
     assert give(tab, small_file, "small") is None
-    prompts = prompts_of(val, 20, 30)
+    prompts = prompts_of(val, 20, 20)
     far = (logits(tab, "small", prompts) - ours(coarse, prompts)).abs().max()
     assert far < 1e-3
     split = Dataset(val, 256)
@@ -501,6 +503,39 @@ def test_an_unknown_character_is_named_with_its_place(tab, shipped):
     assert tab.evaluate("shipped.tokenizer.decode([0, 1, 2, 10])") == (
         shipped.tokenizer.decode([0, 1, 2, 10])
     )
+
+
+@in_browser
+def test_the_solution_of_an_exercise_gives_the_nats_of_each_character(
+    chromium, folder, home
+):
+    text = CHAPTER.read_text("utf-8")
+    [solution] = re.findall(r"^```javascript\n(.*?)^```", text, re.M | re.S)
+    assert solution.startswith("function surprise(")
+    script = SCRIPT.read_text("utf-8").replace(
+        "function steps(", f"{solution}\nfunction steps("
+    )
+    script = script.replace(
+        "return { distribution,", "return { surprise, distribution,"
+    )
+    (folder / "solved.js").write_text(script, "utf-8")
+    (folder / "solved.html").write_text(
+        '<input type="file"><script src="solved.js"></script>'
+    )
+    tab, path = chromium.new_page(), home / "run" / "best.safetensors"
+    tab.goto((folder / "solved.html").as_uri())
+    assert give(tab, path, "own") is None
+    saved = load_checkpoint(path)  # with a context of 16
+    text = "def f2_1(x):\n    return x * 2 + 1\n"
+    ids = saved.ids(text)
+    guesses = torch.stack([ours(saved.model, [ids[:n]])[0] for n in range(1, len(ids))])
+    expected = torch.nn.functional.cross_entropy(
+        guesses, torch.tensor(ids[1:]), reduction="none"
+    )
+    found = tab.evaluate("(text) => minigpt.surprise(own, text)", text)
+    tab.close()
+    assert len(found) == len(text)
+    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-3, rtol=0)
 
 
 @in_browser
