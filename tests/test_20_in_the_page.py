@@ -547,6 +547,6 @@ def test_the_page_that_the_chapter_shows_writes(chromium, folder, home):
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.goto((folder / "shown.html").as_uri())
     tab.set_input_files("input", home / "run" / "best.safetensors")
-    tab.wait_for_function("document.querySelector('pre').textContent.length > 20")
+    tab.wait_for_function("document.querySelector('pre').textContent.length > 200")
     assert tab.inner_text("pre").startswith("def ") and wrong == []
     tab.close()
