@@ -28,7 +28,6 @@ function Tokenizer(characters) {
 }
 
 const add = (x, y) => x.map((number, c) => number + y[c]);
-
 function Embeddings({ vocab_size, context_length, d_model: C }, take) {
   const tokens = take("token_embedding.weight", vocab_size, C);
   const positions = take("position_embedding.weight", context_length, C);
@@ -111,8 +110,8 @@ function LayerNorm(C, take) { // (C) -> (C)
   };
 }
 
-const gelu = (x) => x / 2 *
-  (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
+const gelu = (x) =>
+  x / (1 + Math.exp(-Math.sqrt(8 / Math.PI) * (x + 0.044715 * x * x * x)));
 
 function MLP({ d_model: C, d_ff }, take) { // (C) -> (C)
   const expand = Linear(C, d_ff, within(take, "expand"));
@@ -183,7 +182,6 @@ function window_start(n, context_length) {
 }
 
 const uncached = (model) => (text) => cached(model)(text);
-
 function* generate(next_logits, ids, config = {}) { // yields ids
   const { max_new_tokens = 500, min_new_tokens = 0, seed = 0 } = config;
   const text = [...ids], random = generator(seed);
@@ -292,10 +290,12 @@ function steps({ model, tokenizer, before }, prompt, settings) { // of ids
   return generate(cached(model), ids.length ? ids : [EOS], settings);
 }
 
-async function unpack(text) { // base64 of what gzip has packed -> bytes
-  const { body } = await fetch(`data:;base64,${text}`);
-  const whole = body.pipeThrough(new DecompressionStream("gzip"));
-  return new Response(whole).arrayBuffer();
+function unpack(text) { // base64 of what gzip has packed -> bytes
+  const letters = atob(text), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const { body } = new Response(packed);
+  return new Response(body.pipeThrough(new DecompressionStream("gzip")))
+    .arrayBuffer();
 }
 
 function serve(scope) { // in a worker: do what it is asked, and answer
@@ -347,4 +347,4 @@ return { distribution, choose, generator, generate, uncached, cached, steps,
 })();
 
 
-// tangled: 536dd06584deeef712661b83ace1c6e0a0c801d78603afa3cfdc47e1fddc7be7
+// tangled: c570c90522e2b5632201d5797381f96bc4753dafaea5d37747f65e8d3ad2408d
