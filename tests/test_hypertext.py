@@ -88,6 +88,8 @@ def names_on(page: Path) -> set[str]:
                     names |= {value, *value.split(".")}
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 names |= {*re.findall(r"\w+", node.value)}
+    for block in tangle.blocks(page):
+        names |= {*re.findall(r"\w+", block.source)}
     return names
 
 

@@ -193,6 +193,7 @@ def weights(chromium, pages: list[str]) -> list[int]:
     for page in pages:
         asked.clear()
         tab.goto((HTML / "book" / f"{page}.html").as_uri(), wait_until="networkidle")
+        assert not any("weights.js" in url for url in asked), page
         files = {unquote(urlsplit(url).path) for url in asked} - seen
         seen |= files
         sizes.append(
@@ -259,6 +260,8 @@ def test_the_site_offers_the_program_and_says_when_a_page_is_missing():
     assert (HTML / "take" / "minigpt.py").read_bytes() == (
         ROOT / "minigpt.py"
     ).read_bytes()
+    assert (HTML / "take" / "minigpt.js").exists()
+    assert (HTML / "_static" / "weights.js").stat().st_size < 6.5e6
     assert (HTML / "take" / "minigpt.zip").stat().st_size > 10**7
     assert "not in the book" in (HTML / "404.html").read_text("utf-8")
     for page in PAGES:

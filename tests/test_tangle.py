@@ -886,6 +886,93 @@ def test_a_companion_outside_or_of_another_kind_is_refused(two_files, run, file)
     assert status == 2 and "book/03_extra.md:1: tangled to" in errors
 
 
+# Companions in JavaScript
+
+
+def block(source: str, option: str = ":class: tangle") -> str:
+    """A block of JavaScript, by default one that is tangled."""
+    return f"```{{code-block}} javascript\n{option}\n\n{source}\n```\n"
+
+
+@pytest.fixture
+def with_script(book):
+    """The book, with a third chapter that becomes extra.js."""
+    front = FRONT.replace("---\njupytext", "---\ntangle: extra.js\njupytext")
+    body = [
+        block("// Extra."),
+        cell("1 + 1", "proof"),
+        block("const [A, B] = [1, 2];\n\nfunction root() {\n  return A;\n}"),
+        "```{code-block} javascript\nfunction root() {} // shown, not tangled\n```\n",
+        "````md\n" + block("shown = 1;") + "````\n",
+        block("const C = '`';"),
+    ]
+    text = front + "# Extra\n\n" + "\n".join(body)
+    (book.parent / "book" / "03_extra.md").write_text(text, encoding="utf-8")
+    with book.open("a") as stream:
+        stream.write("  - file: book/03_extra\n")
+    return book
+
+
+SCRIPT = (
+    "// Extra.\n\n// " + "3. Extra (book/03_extra.md) ".ljust(77, "-") + "\n\n"
+    "const [A, B] = [1, 2];\n\nfunction root() {\n  return A;\n}\n\nconst C = '`';\n"
+)
+
+
+def test_a_chapter_may_become_a_script(with_script, run):
+    assert run()[1].splitlines()[1] == "extra.js: 11 lines from 1 chapter"
+    file = with_script.parent / "extra.js"
+    assert file.read_text() == tangle.seal(SCRIPT, "extra.js")
+    assert file.read_text().splitlines()[-1].startswith("// tangled: ")
+    assert (with_script.parent / "minigpt.py").read_text() == tangle.seal(GOLDEN)
+    assert run("--check") == (0, "", "")
+    assert run("--until", "03")[1] == SCRIPT
+
+
+def test_each_line_of_a_script_comes_from_the_line_with_its_text(with_script, run):
+    run()
+    lines = (with_script.parent / "book" / "03_extra.md").read_text().splitlines()
+    for number, line in enumerate(SCRIPT.splitlines(), 1):
+        if line and not line.startswith("// 3."):
+            _, said, _ = run("where", "extra.js", str(number))
+            assert lines[int(said.split(":")[1]) - 1] == line
+
+
+def test_an_edit_of_a_script_is_shown_with_its_place_and_kept(with_script, run):
+    run()
+    file = with_script.parent / "extra.js"
+    file.write_text(file.read_text().replace("return A", "return B"))
+    edited = file.read_text()
+    status, diff, errors = run()
+    assert (status, file.read_text()) == (2, edited)
+    assert "-  return B;\n+  return A;\n" in diff
+    assert "extra.js was edited by hand: make the change in book/03_extra.md" in errors
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        (":class: tangle\n\nconst C", ":class: tangel\n\nconst C", "unknown option"),
+        (":class: tangle\n\nconst C", ":class: tangle\n:a: b\n\nC", "unknown option"),
+        ("const C", "const root", "root is also defined at book/03_extra.md:"),
+        ("const C", f"const {'C' * 80}", "wrap it at 80 columns"),
+        ("tags: [proof]", "tags: [tangle]", "no python goes into extra.js"),
+        ("tangle: extra.js\n", "", "no javascript goes into minigpt.py"),
+        ("```{code-block} javascript\n:class: tangle\n\nconst C", "- ```{code-block} "
+         "javascript\n  :class: tangle\n\n  const C", "not tangled: only"),
+        ("```{code-block} javascript\n:class: tangle\n\nconst C", "```{code-block} js\n"
+         ":class: tangle\n\nconst C", "not tangled: only {code-block} javascript"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_script_is_refused(with_script, run, old, new, said):
+    path = with_script.parent / "book" / "03_extra.md"
+    assert old in path.read_text()
+    change(with_script, "03_extra", old, new)
+    status, _, errors = run()
+    assert status == 2 and said in errors and errors.count("\n") == 1, errors
+    assert errors.startswith("tangle: error: book/03_extra.md:")
+
+
 def test_script_works_on_the_book_beside_it_from_any_folder(book, tmp_path):
     tools = book.parent / "book" / "_tools"
     tools.mkdir()

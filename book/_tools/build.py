@@ -65,7 +65,9 @@ def main() -> int:
         log.append(line)
     if build.wait():
         print(failure("".join(log)) or "the build failed; see above")
-    return build.returncode
+        return build.returncode
+    weights = Path(__file__).with_name("weights.py")
+    return subprocess.run([sys.executable, weights]).returncode
 
 
 if __name__ == "__main__":

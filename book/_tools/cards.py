@@ -25,6 +25,12 @@ def cards(parts) -> dict[str, tuple[str, str]]:
     """Signature and first paragraph of the docstring of each definition."""
     found = {}
     for *_, cell in parts:
+        if cell.language == "javascript":
+            lines = cell.source.split("\n")
+            for name, line, _ in tangle.declarations(cell.source):
+                head, _, told = lines[line - 1].partition(" // ")
+                found.setdefault(name, (head.removesuffix(" {"), told))
+            continue
         for node in ast.parse(cell.source).body:
             has_text = isinstance(node, ast.FunctionDef | ast.ClassDef)
             told = (ast.get_docstring(node) or "") if has_text else ""

@@ -1,9 +1,10 @@
 """A Sphinx extension that turns the book and its program into one hypertext.
 
 Each tangled cell says which lines of `minigpt.py` it becomes, and links there (those
-of a companion say which of its lines); the directive `whole-program` shows the
-program, each part linked back to its cell; `every-name` lists the definitions. (What
-else links is the work of `names.py`, `glossary.py` and `citations.py`.)
+of a companion, cells or blocks of JavaScript, say which of its lines); the directive
+`whole-program` shows the program, each part linked back to its cell; `every-name` lists
+the definitions. (What else links is the work of `names.py`, `glossary.py` and
+`citations.py`.)
 """
 
 import ast
@@ -43,8 +44,13 @@ class Book:
         self.titles = {page: tangle.title(page)[0] for page in pages}
 
     def homes(self, page: Path) -> dict[str, tuple[Path, str, int, str]]:
-        """Where the names on a page are defined."""
-        return self.home | home(self.companions.get(page, []))
+        """Where the names on a page are defined.
+
+        What a companion in JavaScript has from the program is explained there.
+        """
+        own = home(self.companions.get(page, []))
+        script = tangle.target(page).endswith(".js") if page in self.titles else False
+        return own | self.home if script else self.home | own
 
 
 def per_page(handler):
@@ -92,6 +98,10 @@ def home(parts) -> dict[str, tuple[Path, str, int, str]]:
 
 def defined(cell: tangle.Cell, first: int) -> Iterator[tuple[str, int, str]]:
     """Yield (name, line in the module, kind) for each definition of a cell."""
+    if cell.language == "javascript":
+        for name, line, word in tangle.declarations(cell.source):
+            yield name, first + line - 1, word
+        return
     kinds = {ast.ClassDef: "class", ast.FunctionDef: "function"}
     for node in ast.parse(cell.source).body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -120,6 +130,17 @@ def outdated(app: Sphinx, env, added: set, changed: set, removed: set) -> set[st
         total.update(path.read_bytes())
     before, env.program_digest = getattr(env, "program_digest", None), total.digest()
     return set() if before == env.program_digest else set(env.found_docs)
+
+
+def frame_blocks(app: Sphinx, doctree: nodes.document) -> None:
+    """Put each tangled block of JavaScript into what a tangled cell stands in."""
+    for block in list(doctree.findall(nodes.literal_block)):
+        if "tangle" in block["classes"]:
+            block["classes"].remove("tangle")
+            inner = nodes.container("", block.deepcopy(), classes=["cell_input"])
+            block.replace_self(
+                nodes.container("", inner, classes=["cell", "tag_tangle"])
+            )
 
 
 def warn_unlisted(app: Sphinx, env) -> None:
@@ -304,6 +325,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("whole-program", ProgramDirective)
     app.add_directive("every-name", NamesDirective)
     app.connect("env-get-outdated", outdated)
+    app.connect("doctree-read", frame_blocks)
     app.connect("env-check-consistency", warn_unlisted)
     app.connect("doctree-resolved", label_cells)
     app.connect("doctree-resolved", resolve_links)

@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 import tangle
-from hypertext import enclosed, page_name, per_page
+from hypertext import enclosed, home, page_name, per_page
 
 VERSION = ".".join(metadata.version("torch").split(".")[:2])
 TORCH_DOCS = f"https://docs.pytorch.org/docs/{VERSION}/"  # of the version in use
@@ -30,6 +30,7 @@ TOKENS = re.compile(  # a dotted name, but no attribute of a call and no keyword
     r'(?:<span class="o">\.</span><span class="n[a-z]*">\w+</span>)*'
     r'(?!<span class="o">=</span>)'
 )
+DOT = '<span class="p">.</span>'  # before an attribute, in JavaScript
 TAG = re.compile(r"<[^>]+>")
 NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?")
 Local = set[str]  # names that are not the program's in some place
@@ -131,6 +132,8 @@ class Addresses:
         self.app, self.docname = app, docname
         self.home = app.book.homes(page)
         self.local = own_names(page) if page.exists() else set()
+        parts = app.book.companions.get(page, [])
+        self.scripts = {p[3].source: home(parts) for p in parts if is_script(p[3])}
 
     def find(self, name: str, local: Local = frozenset()) -> tuple[str, str] | None:
         """(class, address) of a dotted name, or None."""
@@ -148,6 +151,11 @@ class Addresses:
         target = page_name(self.home[words[0]][0])
         there = self.app.builder.get_relative_uri(self.docname, target)
         return "name", f"{there}#def-{words[0]}"
+
+
+def is_script(cell: tangle.Cell) -> bool:
+    """Whether it is a block of JavaScript."""
+    return cell.language == "javascript"
 
 
 @cache
@@ -170,13 +178,17 @@ def link_code(
 
     def block(match: re.Match[str]) -> str:
         text = unescape(TAG.sub("", match[0])).strip()
-        local = inner.get(text, set())
+        local, script = inner.get(text, set()), addresses.scripts.get(text)
 
         seen = set()
 
         def link(match: re.Match[str]) -> str:
             name = TAG.sub("", match[0])
             found = addresses.find(name, local)
+            if script is not None and (
+                name not in script or match.string[: match.start()].endswith(DOT)
+            ):  # of a script, its own functions alone
+                found = None
             if found is None:
                 return match[0]
             first, dot, rest = match[0], "", ""

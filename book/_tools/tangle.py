@@ -10,7 +10,11 @@
 The program is every code cell tagged `tangle`, in the order of `_toc.yml`, with
 a banner before each chapter. A chapter is a page named `NN_slug.md`. One whose
 front matter says `tangle: FILE` becomes that file instead, a companion of the
-program; for its lines, give FILE to `where` as well: `where FILE 12`.
+program; for its lines, give FILE to `where` as well: `where FILE 12`. If that
+is a `.js`, it is made of the page's blocks of JavaScript that say so:
+
+    ```{code-block} javascript
+    :class: tangle
 
 The last line of a tangled file is the sha256 of all before it. A file that does
 not fit its last line was edited by hand, and is not overwritten: the edit is
@@ -54,7 +58,8 @@ except ImportError as error:
 
 TOC = Path(__file__).resolve().parents[2] / "_toc.yml"
 MODULE = "minigpt.py"
-SEAL = "# tangled: "  # and the sha256 of what is above
+COMMENT = {".py": "# ", ".js": "// "}  # how one begins, by the kind of a file
+SEAL = "tangled: "  # in a comment, and the sha256 of what is above
 TAGS = (
     "tangle naive proof answer timing hide-input hide-output hide-cell remove-input "
     "remove-output remove-cell skip-execution raises-exception"
@@ -66,6 +71,9 @@ IMPORTS = {ast.Import, ast.ImportFrom}
 PARSER = get_parser().use(colon_fence_plugin)
 CHAPTER = re.compile(r"(\d+)_(.+)")  # its file name, without .md
 FENCE = re.compile(r"([\s>*+-]|\d+[.)])*(```+|~~~+|:::+)\s*{code-cell}[^`]*$")
+BLOCK = "{code-block} javascript"
+CLASS = ":class: tangle"
+DECLARED = re.compile(r"^(?:async )?(class|function|const|let)\*? (\w+)", re.M)
 FRAME = r'File "(?:[^"]*[/\\])?{}", line (\d+)'
 
 
@@ -131,26 +139,31 @@ def title(path: Path) -> tuple[str, int]:
 def target(path: Path) -> str:
     """Return the file that a page is tangled to, relative to the root.
 
-    Raises TangleError unless that is a Python file inside.
+    Raises TangleError unless that is a file of Python or JavaScript inside.
     """
     tokens = tokens_of(path.read_text(encoding="utf-8"))
     front = [token.content for token in tokens if token.type == "front_matter"]
     file = (yaml.safe_load(front[0]) or {}).get("tangle", MODULE) if front else MODULE
     parts = Path(str(file)).parts
-    if not str(file).endswith(".py") or ".." in parts or Path(file).is_absolute():
-        message = f"tangled to {file!r}: name a .py file inside the repository"
+    known = Path(str(file)).suffix in COMMENT
+    if not known or ".." in parts or Path(file).is_absolute():
+        message = f"tangled to {file!r}: name a .py or .js inside the repository"
         raise fault(path, 1, message)
     return file
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell, whose source begins at a line (from 1) of a chapter."""
+    """A code cell, whose source begins at a line (from 1) of a chapter.
+
+    Or a block of JavaScript, which is shown and tangled but never run here.
+    """
 
     chapter: Path
     line: int
     source: str
     tags: tuple[str, ...]
+    language: str = "python"
 
     def compile(self, flags: int = 0) -> Any:
         """Compile the source so that tracebacks point into the chapter."""
@@ -210,6 +223,51 @@ def cells(path: Path) -> list[Cell]:
     return [read_cell(path, fence) for fence in own]
 
 
+def blocks(path: Path) -> list[Cell]:
+    """Return the blocks of JavaScript on a page that are to be tangled.
+
+    Raises TangleError if one is nested, or has another option than its class.
+    """
+    text = path.read_text(encoding="utf-8")
+    fences = [token for token in tokens_of(text) if token.type == "fence"]
+    shown = {
+        line
+        for fence in fences
+        if not fence.info.lstrip().startswith("{")
+        for line in range(*fence.map)
+    }
+    found, allowed = [], {n + 1 for n in shown}
+    for fence in fences:
+        option, _, source = fence.content.partition("\n")
+        if fence.level or fence.info.strip() != BLOCK or not option.startswith(":"):
+            continue
+        line = fence.map[0] + 2  # of the option
+        if option != CLASS or source.lstrip().startswith(":"):
+            raise fault(path, line, f"unknown option: write `{CLASS}` or none")
+        allowed.add(line)
+        blank = len(source) - len(source.lstrip("\n"))
+        source = source.strip("\n")
+        found.append(Cell(path, line + 1 + blank, source, ("tangle",), "javascript"))
+    for line, string in enumerate(text.split("\n"), 1):
+        if string.strip(" >") == CLASS and line not in allowed:
+            message = f"not tangled: only {BLOCK} at column 1 is"
+            raise fault(path, line, message)
+    return found
+
+
+def tangled_cells(path: Path, file: str) -> list[Cell]:
+    """Return what a page adds to its file: cells, or blocks of JavaScript.
+
+    Raises TangleError if it has any of the other kind.
+    """
+    own, others = [c for c in cells(path) if "tangle" in c.tags], blocks(path)
+    if file.endswith(".js"):
+        own, others = others, own
+    if others:
+        raise fault(path, others[0].line, f"no {others[0].language} goes into {file}")
+    return own
+
+
 def bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Yield each name that a module binds at its top level, and the node."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -223,6 +281,12 @@ def bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield from bindings(child)
 
 
+def declarations(script: str) -> Iterator[tuple[str, int, str]]:
+    """Yield (name, line from 1, keyword) of what some JavaScript declares."""
+    for match in DECLARED.finditer(script):
+        yield match[2], script.count("\n", 0, match.start()) + 1, match[1]
+
+
 def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
     """Return where each top-level name of a program is defined.
 
@@ -233,10 +297,21 @@ def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
     if not tangled:
         raise TangleError("no program: tag its cells with `:tags: [tangle]`")
     places: dict[str, tuple[Path, int]] = {}
+
+    def add(name: str, chapter: Path, line: int) -> None:
+        if name in places:
+            message = f"{name} is also defined at {place(*places[name])}: rename one"
+            raise fault(chapter, line, message)
+        places[name] = chapter, line
+
     for cell in tangled:
         for line, text in enumerate(cell.source.split("\n"), cell.line):
             if len(text) > COLUMNS:
                 raise fault(cell.chapter, line, f"wrap it at {COLUMNS} columns")
+        if cell.language == "javascript":
+            for name, line, _ in declarations(cell.source):
+                add(name, cell.chapter, cell.line + line - 1)
+            continue
         try:
             module = cell.compile(ast.PyCF_ONLY_AST)
         except SyntaxError as error:
@@ -256,10 +331,7 @@ def definitions(tangled: Sequence[Cell]) -> dict[str, tuple[Path, int]]:
             if isinstance(node, ast.alias) and cell is not tangled[0]:
                 message = f"import {name} in the program's first cell"
                 raise fault(cell.chapter, node.lineno, message)
-            if name in places:
-                message = f"{name} is also defined at {place(*places[name])}"
-                raise fault(cell.chapter, node.lineno, f"{message}: rename one")
-            places[name] = cell.chapter, node.lineno
+            add(name, cell.chapter, node.lineno)
     return places
 
 
@@ -307,26 +379,45 @@ class Program:
         return module
 
 
-def seal(text: str) -> str:
-    """Return a text with a last line that tells whether it was edited."""
-    return f"{text}\n\n{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+def seal(text: str, file: str = MODULE) -> str:
+    """Return a file's text with a last line that tells whether it was edited."""
+    comment = COMMENT[Path(file).suffix]
+    return f"{text}\n\n{comment}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def banner(chapter: Path, title: str) -> str:
+    """Return what stands before a chapter's cells, as a comment without its sign."""
+    number = int(chapter.stem.partition("_")[0])
+    file = f"{chapter.parent.name}/{chapter.name}"
+    return f"{number}. {title} ({file}) ".ljust(BANNER, "-")
+
+
+def write_script(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
+    """Return the text of a program in JavaScript, which `write` describes."""
+    first, *rest = tangled
+    text, chapter = first.source, None
+    for block in rest:
+        if block.chapter != chapter:
+            chapter = block.chapter
+            text += f"\n\n{COMMENT['.js']}{banner(chapter, titles[chapter][0])}"
+        text += f"\n\n{block.source}"
+    return text + "\n"
 
 
 def write(tangled: Sequence[Cell], titles: dict[Path, tuple[str, int]]) -> str:
     """Return the text of a program: its first cell, then banners and cells."""
-    blocks = [new_code_cell(tangled[0].source)]
+    if tangled[0].language == "javascript":
+        return write_script(tangled, titles)
+    written = [new_code_cell(tangled[0].source)]
     chapter = None
     for cell in tangled[1:]:
         if cell.chapter != chapter:
             chapter = cell.chapter
-            number = int(chapter.stem.partition("_")[0])
-            file = f"{chapter.parent.name}/{chapter.name}"
-            banner = f"{number}. {titles[chapter][0]} ({file}) "
-            blocks[-1].metadata.lines_to_next_cell = 2
-            blocks.append(new_markdown_cell(banner.ljust(BANNER, "-")))
-        blocks.append(new_code_cell(cell.source))
+            written[-1].metadata.lines_to_next_cell = 2
+            written.append(new_markdown_cell(banner(chapter, titles[chapter][0])))
+        written.append(new_code_cell(cell.source))
     options = {"notebook_metadata_filter": "-all", "comment_magics": False}
-    notebook = new_notebook(cells=blocks, metadata={"jupytext": options})
+    notebook = new_notebook(cells=written, metadata={"jupytext": options})
     form = {"extension": ".py", "format_name": "nomarker"}
     return jupytext.writes(notebook, form).rstrip("\n") + "\n"
 
@@ -335,11 +426,10 @@ def tangle(paths: Sequence[Path], file: str = MODULE) -> Program:
     """Return the program of a book's pages, or of those until a chapter.
 
     It is that of the pages which are tangled to the file. Raises TangleError
-    for what `cells`, `definitions` and `target` refuse.
+    for what `tangled_cells`, `definitions` and `target` refuse.
     """
     paths = [path for path in paths if target(path) == file]
-    found = [cell for path in paths for cell in cells(path)]
-    tangled = [cell for cell in found if "tangle" in cell.tags]
+    tangled = [cell for path in paths for cell in tangled_cells(path, file)]
     definitions(tangled)  # raises if a rule is broken
     titles = {cell.chapter: title(cell.chapter) for cell in tangled}
     text = write(tangled, titles)
@@ -381,14 +471,15 @@ def oracle(
 
 def difference(program: Program, current: str) -> list[str]:
     """Return a unified diff from a file's text to the program's."""
-    old, new = current.splitlines(), seal(program.text).splitlines()
+    old, new = current.splitlines(), seal(program.text, program.file).splitlines()
     name = Path(program.file).name
     return list(difflib.unified_diff(old, new, name, "the chapters", lineterm=""))
 
 
 def edits(program: Program, current: str) -> list[str]:
     """Return the places in the chapters where a file's text is another."""
-    old = [line for line in current.splitlines() if not line.startswith(SEAL)]
+    mark = COMMENT[Path(program.file).suffix] + SEAL
+    old = [line for line in current.splitlines() if not line.startswith(mark)]
     new = [*program.text.splitlines(), "", ""]
     parts = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     lines = [start + 1 for tag, *_, start, _ in parts if tag != "equal"]
@@ -404,14 +495,15 @@ def save(program: Program, root: Path, force: bool = False) -> None:
     """
     path = root / program.file
     current = path.read_text(encoding="utf-8") if path.exists() else ""
-    body = current.rpartition(f"\n\n{SEAL}")[0]
-    if current and current != seal(body) and not force:
+    body = current.rpartition(f"\n\n{COMMENT[path.suffix]}{SEAL}")[0]
+    if current and current != seal(body, program.file) and not force:
         print(*difference(program, current), sep="\n")
         places = ", ".join(edits(program, current))
         message = f"{program.file} was edited by hand: make the change in {places}"
         raise TangleError(f"{message}, or lose it with --force")
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(seal(program.text), encoding="utf-8", newline="\n")
+    sealed = seal(program.text, program.file)
+    temporary.write_text(sealed, encoding="utf-8", newline="\n")
     temporary.replace(path)
     lines, chapters = len(program.origins), {c.chapter for c in program.cells}
     plural = "s" if len(chapters) > 1 else ""

@@ -69,6 +69,7 @@ chapters, and <a href="{0}search.html">the search</a> looks into them.</p></html
 
 FENCED = re.compile(r"^(`{3,}){([\w-]+)} *(.*)\n((?:.*\n)*?)\1 *$", re.M)
 COLONS = re.compile(r"^:::+ *{([\w-]+)} *(.*)$", re.M)
+CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 OPTION = re.compile(r"^:([\w-]+):? *(.*)\n?", re.M)
 
 
@@ -78,6 +79,13 @@ def prose(text: str) -> str:
     text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), text)
     text = COLONS.sub(lambda m: plain(m[1], m[2], ""), text)
     text = re.sub(r"^:::+\s*$\n?", "", OPTION.sub("", text), flags=re.M)
+    parts = CODE.split(text)
+    parts[::2] = map(without_roles, parts[::2])
+    return "".join(parts)
+
+
+def without_roles(text: str) -> str:
+    """Markdown, but no code, with the words of MyST's roles in their place."""
     text = re.sub(
         r"{cite:\w+}`([a-z]+)(\d+)\w*`", lambda m: f"({m[1].title()}, {m[2]})", text
     )
@@ -89,6 +97,8 @@ def plain(kind: str, title: str, body: str) -> str:
     body = OPTION.sub("", body).strip()
     if kind == "model" or kind.endswith("-end"):
         return ""
+    if kind == "code-block":
+        return f"```{title}\n{body}\n```"
     if kind == "figure":
         return f"![]({title})\n\n{body}"
     if kind not in ("margin", "admonition"):
@@ -161,8 +171,8 @@ def write_downloads(app: Sphinx) -> None:
     base, folder = app.config.html_baseurl, Path(app.outdir, "take")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "minigpt.zip").write_bytes(archive(base))
-    for name in ("minigpt.py", "LICENSE"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("minigpt.py", "LICENSE", "book/_static/minigpt.js"):
+        (folder / Path(name).name).write_bytes((ROOT / name).read_bytes())
     for page, program in stages(app.book):
         (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
         (folder / f"minigpt_{page.stem[:2]}.py").write_text(program, "utf-8")
