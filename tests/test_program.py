@@ -10,6 +10,7 @@ import time
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -69,9 +70,29 @@ def trained(corpus, tmp_path_factory) -> Path:
     return cwd
 
 
-@pytest.mark.parametrize(
-    "flags", [["-OO"], pytest.param(["-O"], marks=pytest.mark.slow)]
-)
+def test_no_check_of_what_is_typed_is_an_assertion(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    """What -OO leaves out, nothing relies on. (PyTorch itself is as it was.)"""
+    name = "minigpt_stripped"
+    stripped = ModuleType(name)
+    stripped.__file__ = str(PROGRAM)
+    monkeypatch.setitem(sys.modules, name, stripped)
+    source = PROGRAM.read_text("utf-8")
+    exec(compile(source, str(PROGRAM), "exec", optimize=2), vars(stripped))
+    assert stripped.training_step.__doc__ is None
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--data", str(corpus), *SMALL, "--run", "r", "--max-steps", "2"]
+    assert stripped.main(train) == 0
+    write = ["generate", "--checkpoint", "r", "--max-new-tokens", "3"]
+    assert stripped.main(write) == 0
+    capsys.readouterr()
+    assert stripped.main(["generate", "--device", "tpu"]) == 2
+    assert "error: there is no device 'tpu'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["-OO"], ["-O"]])
 def test_it_trains_and_writes_without_docstrings_and_asserts(corpus, tmp_path, flags):
     """What -OO leaves out, no check of what a user types may be."""
     program = (
