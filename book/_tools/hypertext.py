@@ -48,9 +48,10 @@ class Book:
 
         What a companion in JavaScript has from the program is explained there.
         """
-        own = home(self.companions.get(page, []))
-        script = tangle.target(page).endswith(".js") if page in self.titles else False
-        return own | self.home if script else self.home | own
+        parts = self.companions.get(page, [])
+        if any(cell.language == "javascript" for *_, cell in parts):
+            return home(parts) | self.home
+        return self.home | home(parts)
 
 
 def per_page(handler):

@@ -133,7 +133,11 @@ class Addresses:
         self.home = app.book.homes(page)
         self.local = own_names(page) if page.exists() else set()
         parts = app.book.companions.get(page, [])
-        self.scripts = {p[3].source: home(parts) for p in parts if is_script(p[3])}
+        self.scripts = {
+            cell.source: home(parts)
+            for *_, cell in parts
+            if cell.language == "javascript"
+        }
 
     def find(self, name: str, local: Local = frozenset()) -> tuple[str, str] | None:
         """(class, address) of a dotted name, or None."""
@@ -151,11 +155,6 @@ class Addresses:
         target = page_name(self.home[words[0]][0])
         there = self.app.builder.get_relative_uri(self.docname, target)
         return "name", f"{there}#def-{words[0]}"
-
-
-def is_script(cell: tangle.Cell) -> bool:
-    """Whether it is a block of JavaScript."""
-    return cell.language == "javascript"
 
 
 @cache
