@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 import learning
 import peers
+import tried
 
 CPU = peers.minigpt.pick_machine("cpu", "float32")
 
@@ -103,6 +105,34 @@ def test_the_muon_that_is_measured_is_that_of_the_page(tmp_path):
         for steps in (1, 20)
     )
     assert seconds > 0 and later < first - 1
+
+
+def test_the_table_of_what_did_not_help_shows_what_was_recorded():
+    book = Path(__file__).parents[1] / "book"
+    page = (book / "A3_speed.md").read_text("utf-8")
+    ideas = json.loads((book / "runs" / "tried.json").read_text("utf-8"))["ideas"]
+    assert [*ideas] == [*(tried.TRAINING | tried.WRITING)]
+    for name, gains in ideas.items():
+        cells = [
+            f"{statistics.median(g):.2f} ({min(g):.2f} to {max(g):.2f})"
+            for g in gains.values()
+        ]
+        [row] = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+        assert row.split(" | ")[2:4] == cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(tried.TRAINING | tried.WRITING)])
+def test_an_idea_that_did_not_help_does_the_same_work(name, monkeypatch):
+    small = dict(d_model=32, n_layers=1, n_heads=2, context_length=16, batch_size=2)
+    monkeypatch.setattr(tried, "SHAPES", {"tiny": small})
+    monkeypatch.setattr(tried, "LENGTHS", {"tiny": 5})
+    for work in (tried.TRAINING | tried.WRITING)[name]("tiny"):
+        done = work()
+        if name in tried.WRITING:
+            assert len(done) == 5
+        else:
+            assert 0 < done[0] < 10
 
 
 @pytest.mark.slow
