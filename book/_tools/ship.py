@@ -36,7 +36,7 @@ Made again by
     python book/_tools/ship.py checkpoints/medium "{processor}"
 
 Where the processor does not multiply bfloat16 in hardware, leave `--dtype bfloat16` out: float32
-is many times as fast there.
+is much faster there.
 
 It writes text that looks like Python. It knows nothing, and what it writes may be wrong.
 """  # noqa: E501
