@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 
@@ -84,6 +85,19 @@ def shade(x: float, largest: float) -> tuple[float, float, float, float]:
     return to_rgba(BLUE if x > 0 else ORANGE, min(abs(x) / largest, 1))
 
 
+def letter(axes: Axes, column: int, height: float, character: str) -> None:
+    """Write a character into the middle of a column that is 1 wide."""
+    axes.text(
+        column + 0.5,
+        height,
+        character.strip(),
+        ha="center",
+        va="center",
+        family="monospace",
+        fontsize=10,
+    )
+
+
 # The cover
 
 
@@ -92,15 +106,7 @@ def surprise(text: str, nats: Sequence[float]) -> None:
     lines, column, row = text.count("\n") + 1, 0, 0
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
     for character, loss in zip(text, nats, strict=False):  # the text may end first
-        axes.text(
-            column + 0.5,
-            row + 0.25,
-            character.strip(),
-            ha="center",
-            va="center",
-            family="monospace",
-            fontsize=10,
-        )
+        letter(axes, column, row + 0.25, character)
         if character != "\n":
             axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=ORANGE)
         column, row = (0, row + 1) if character == "\n" else (column + 1, row)
@@ -785,15 +791,7 @@ def told(text: str, said: np.ndarray, true: np.ndarray) -> None:
                 axes.bar(column + 0.5, 0.9, 1, row + 0.05, color=color, alpha=0.3)
         if states[0] != truth[0]:
             axes.bar(column + 0.5, 0.07, 1, row + 0.93, color=INK)
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            character.strip(),
-            ha="center",
-            va="center",
-            family="monospace",
-            fontsize=10,
-        )
+        letter(axes, column, row + 0.5, character)
         column += 1
     axes.set(xlim=(0, 46), ylim=(lines, 0))
     axes.axis("off")

@@ -16,10 +16,22 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools", "tests")]
 
 import minigpt  # noqa: E402  (bite.py and test_book.py put another in its place)
-from helpers import SHORT_RUN  # noqa: E402
+from helpers import CHROMIUM, SHORT_RUN  # noqa: E402
 
 # A script that starts the tests behind itself (`&`) has Ctrl-C ignored in them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser; its pages are closed by the tests."""
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

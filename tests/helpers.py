@@ -5,11 +5,16 @@ for before it is used: the tests of an early chapter run on a part of it.
 """
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
 
 import minigpt  # bite.py and test_book.py put another in its place
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))  # its absence is a failure
 
 SIZES = dict(context_length=16, d_model=24, n_layers=1, n_heads=2)
 SMALL = (

@@ -5,7 +5,6 @@ becomes. Without Chromium the slow tests are skipped, unless REQUIRE_BROWSER is 
 """
 
 import json
-import os
 import re
 import shutil
 import struct
@@ -19,7 +18,7 @@ from safetensors.torch import load, save
 import minigpt
 import tangle
 import weights
-from helpers import untrained
+from helpers import CHROMIUM, REQUIRED, untrained
 from minigpt import (
     EOS,
     SHIPPED,
@@ -40,8 +39,6 @@ from minigpt import (
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "book" / "20_in_the_page.md"
 SCRIPT = ROOT / "book" / "_static" / "minigpt.js"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 
 
 def in_browser(test):
@@ -108,17 +105,6 @@ def test_the_script_of_the_weights_is_the_same_each_time_and_small_as_promised()
 
 
 # --- in a browser ------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,15 @@ import ast
 import gzip
 import os
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from helpers import CHROMIUM, REQUIRED
+
 ROOT = Path(__file__).resolve().parents[1]
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 MODES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390)}
 MATHS = """[...document.querySelectorAll('math')].filter(
@@ -36,18 +35,6 @@ pytestmark = [
         reason="needs Chromium, and the book, built by `make book`",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A browser; its pages are closed by the tests."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 def address(page: Path) -> str:
