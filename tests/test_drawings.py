@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test_pages import PAGES, address, chromium, pytestmark  # noqa: F401
+from test_pages import PAGES, address, pytestmark  # noqa: F401
 
 pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv/book")
 pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
@@ -139,7 +139,7 @@ def test_a_wrong_part_of_the_model_is_a_warning_with_file_and_line(
 @SLOW
 @IN_A_BROWSER
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):  # noqa: F811
+def test_labels_can_be_read_in_both_themes_and_on_a_phone(chromium, page):
     tab = chromium.new_page(viewport={"width": 390, "height": 900})
     try:
         tab.goto(address(page))
