@@ -298,9 +298,9 @@ function unpack(text) { // base64 of what gzip has packed -> bytes
     .arrayBuffer();
 }
 
-function serve(scope) { // in a worker: do what it is asked, and answer
+function serve(scope, more) { // in a worker: do what it is asked, and answer
   let saved, writing;
-  const calls = {
+  const calls = { ...more(() => saved),
     async load(data) { // bytes of a checkpoint, or a text that unpacks to it
       const bytes = typeof data === "string" ? await unpack(data) : data;
       saved = await load_checkpoint(bytes);
@@ -318,8 +318,8 @@ function serve(scope) { // in a worker: do what it is asked, and answer
   };
 }
 
-function start_worker() { // -> ask(call, ...given), which promises an answer
-  const source = new Blob([`(${program})().serve(self)`]);
+function start_worker(more = () => ({})) { // -> ask(call, ...given), a promise
+  const source = new Blob([`(minigpt = (${program})()).serve(self, ${more})`]);
   const worker = new Worker(URL.createObjectURL(source));
   return (...call) => new Promise((resolve, reject) => {
     const { port1, port2 } = new MessageChannel();
@@ -343,8 +343,8 @@ function fetch_weights(address) { // -> a text for load, from a folder, too
 }
 
 return { distribution, choose, generator, generate, uncached, cached, steps,
-  load_checkpoint, serve, start_worker, fetch_weights };
+  window_start, KVCache, load_checkpoint, serve, start_worker, fetch_weights };
 })();
 
 
-// tangled: c570c90522e2b5632201d5797381f96bc4753dafaea5d37747f65e8d3ad2408d
+// tangled: a4c794612ba28994b4b6fca99c7185aa67d78059a0e1bf4bd15794ee8bf6bb67

@@ -95,7 +95,7 @@ def without_roles(text: str) -> str:
 def plain(kind: str, title: str, body: str) -> str:
     """A directive in plain Markdown."""
     body = OPTION.sub("", body).strip()
-    if kind == "model" or kind.endswith("-end"):
+    if kind in ("model", "live") or kind.endswith("-end"):
         return ""
     if kind == "code-block":
         return f"```{title}\n{body}\n```"
