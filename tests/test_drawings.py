@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test_pages import PAGES, address, pytestmark  # noqa: F401
+from test_pages import PAGES, address, pytestmark
 
 pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv/book")
 pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
