@@ -20,6 +20,7 @@ hypertext = pytest.importorskip(
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = hypertext.Book()
 PAGES = tangle.pages()
+FOLDERS = ("", "book", "book/_tools", "book/_static")
 
 
 def test_each_part_stands_in_the_lines_that_it_names():
@@ -112,7 +113,7 @@ def known(text: str, names: set[str]) -> bool:
         if value is not None:
             return True
     return (
-        any((ROOT / folder / text).exists() for folder in ("", "book", "book/_tools"))
+        any((ROOT / folder / text).exists() for folder in FOLDERS)
         or words[0] in sys.modules
     )
 

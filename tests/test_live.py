@@ -5,7 +5,6 @@ directive writes, and the scripts. Without Chromium the slow tests are skipped, 
 REQUIRE_BROWSER is set.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load
 
 import tangle
 import weights
+from helpers import CHROMIUM, REQUIRED
 from minigpt import SHIPPED, load_checkpoint
 
 live = pytest.importorskip("live", reason="needs what builds the book: make .venv/book")
@@ -24,8 +24,6 @@ from docutils import nodes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 TEXT = "def area(width, height):\n    return wid"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>A page</title>
@@ -93,17 +91,6 @@ def test_scripts_are_small():
 
 
 # --- in a browser ------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
