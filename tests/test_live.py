@@ -27,10 +27,9 @@ STATIC = ROOT / "book" / "_static"
 TEXT = "def area(width, height):\n    return wid"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>A page</title>
-<link rel="stylesheet" href="live.css"><main><h1>A page</h1>{marker}
+{loads}<main><h1>A page</h1>{marker}
 <figure id="fig"><svg width="300" height="100" role="img" aria-label="A text"></svg>
-<figcaption>A figure.</figcaption></figure><a href="#fig">a link</a></main>
-<script defer src="minigpt.js"></script><script defer src="live.js"></script></html>"""
+<figcaption>A figure.</figcaption></figure><a href="#fig">a link</a></main></html>"""
 STATUS = "document.querySelector('[role=status]').textContent"
 SEEN = """() => ({
     text: document.querySelector("textarea").value,
@@ -86,23 +85,44 @@ def test_a_live_figure_begins_with_the_text_of_the_static_one():
     assert places == {"fig-cover": True, "fig-09-knobs": True}
 
 
+def test_a_page_loads_what_its_figures_need_and_no_more():
+    kinds = live.kinds_on('<div data-live="reader"></div><div data-live="reader">')
+    assert kinds == ["reader"] and live.files([]) == []
+    names = live.files(kinds)
+    assert names[-3:] == ["minigpt.js", "live.js", "live_reader.js"]
+    assert all((STATIC / name).is_file() for name in live.files([*live.KINDS]))
+
+
 def test_scripts_are_small():
-    assert len((STATIC / "live.js").read_bytes()) < 20_000
+    assert all(len(script.read_bytes()) < 16_000 for script in STATIC.glob("live*.js"))
 
 
 # --- in a browser ------------------------------------------------------------
+
+
+def loads(names: list[str]) -> str:
+    """What the head of a page says to load these files."""
+    return "".join(
+        f'<link rel="stylesheet" href="{name}">'
+        if name.endswith(".css")
+        else f'<script defer src="{name}"></script>'
+        for name in names
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with a page of each kind, what they load, and the weights."""
     folder = tmp_path_factory.mktemp("live")
-    for name in ("minigpt.js", "live.js", "live.css"):
+    names = live.files(["reader"])
+    for name in names:
         shutil.copy(STATIC / name, folder)
     for full in (False, True):
         node = {"kind": "reader", "instead": "fig", "full": full, "text": TEXT}
         page = folder / ("full.html" if full else "page.html")
-        page.write_text(PAGE.format(marker=live.marker(node)), "utf-8")
+        page.write_text(
+            PAGE.format(marker=live.marker(node), loads=loads(names)), "utf-8"
+        )
     weights.main(folder / "weights.js")
     return folder
 
@@ -267,13 +287,15 @@ QUICK = "const PACE = 33;"
 @pytest.fixture(scope="module")
 def hasty(folder) -> Path:
     """The same folder; there the figure writes as fast as it can, and less."""
-    script = (folder / "live.js").read_text("utf-8")
+    script = (folder / "live_reader.js").read_text("utf-8")
     assert QUICK in script and "AT_ONCE = 400;" in script
     script = script.replace(QUICK, "const PACE = 0;").replace("= 400;", "= 60;")
     (folder / "hasty.js").write_text(script, "utf-8")
     for name in ("page", "full"):
         text = (folder / f"{name}.html").read_text("utf-8")
-        (folder / f"hasty_{name}.html").write_text(text.replace("live.js", "hasty.js"))
+        (folder / f"hasty_{name}.html").write_text(
+            text.replace("live_reader.js", "hasty.js")
+        )
     return folder
 
 

@@ -10,13 +10,14 @@ that it begins with:
 
 A text that begins or ends with a space is written in quotes, as JSON, on one line. On a
 page of the site this is an empty element with that as its data. `live.js` puts a button
-below the figure, and the live one in its place when a reader asks for it. Other formats,
-and a browser without JavaScript, have the static figure. With the option `full`, more
-guesses are shown, and the settings from the start. Only pages with a live figure load its
-scripts.
+below the figure, and the live one in its place when a reader asks for it; what is in that
+has a script and a style sheet for each kind. Other formats, and a browser without
+JavaScript, have the static figure. With the option `full`, more guesses are shown, and the
+settings from the start. A page loads only what its own figures need.
 """
 
 import json
+import re
 from html import escape
 
 from docutils import nodes
@@ -66,11 +67,31 @@ def place(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node.parent.replace(node, html if app.builder.name == "html" else [])
 
 
+def kinds_on(body: str) -> list[str]:
+    """The kinds of live figures in the HTML of a page."""
+    return sorted({*re.findall(r'data-live="(\w+)"', body)})
+
+
+def files(kinds: list[str]) -> list[str]:
+    """The style sheets and the scripts that a page with these kinds loads, in order."""
+    if not kinds:
+        return []
+    own = ["live", *(f"live_{kind}" for kind in kinds)]
+    return [
+        *(f"{name}.css" for name in own),
+        "minigpt.js",
+        *(f"{name}.js" for name in own),
+    ]
+
+
 def load(app: Sphinx, pagename: str, template: str, context: dict, doctree) -> None:
     """Let a page with live figures load what they need."""
-    if doctree is not None and 'data-live="' in context.get("body", ""):
-        app.add_css_file("live.css")
-        for name in ("minigpt.js", "live.js"):
+    if doctree is None:
+        return
+    for name in files(kinds_on(context.get("body", ""))):
+        if name.endswith(".css"):
+            app.add_css_file(name)
+        else:
             app.add_js_file(name, loading_method="defer")
 
 
