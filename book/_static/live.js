@@ -5,7 +5,7 @@
    The model is minigpt.js; its weights come when a reader asks for them. */
 const live = (() => { "use strict";
 const WEIGHTS = new URL("weights.js", document.currentScript.src).href;
-const SIZE = "4.8 MB";
+const SIZE = "loads the model, 4.8 MB";
 
 /* --- In the worker: what the calls of the kinds have in common ---------------------- */
 
@@ -42,6 +42,18 @@ function load() { // -> ask, of one worker for all figures of a page
   return loading ??= begin().catch((error) => { loading = undefined; throw error; });
 }
 
+async function bring(button, status) { // -> ask; or nothing, and the status says why
+  button.disabled = true;
+  status.textContent = "The model is on its way …";
+  try {
+    return await load();
+  } catch ({ message }) {
+    status.textContent = message;
+  }
+  button.disabled = false;
+  button.focus();
+}
+
 let stop = () => {};
 function run(mine) { // never more than one figure runs: this one can be stopped by `mine`
   stop();
@@ -63,6 +75,12 @@ function code_point(character) {
   return `${spoken(character)} (U+${number})`;
 }
 
+function not_known(characters) { // a sentence about those, if there are any
+  const names = [...new Set(characters.map(code_point))];
+  return names.length ? `The model does not know ${names.slice(0, 3).join(", ")}`
+    + `${names.length > 3 ? " and others" : ""}: it reads a gap there.` : "";
+}
+
 function element(html) {
   const template = document.createElement("template");
   template.innerHTML = html.trim();
@@ -75,25 +93,26 @@ function invite(marker, { button: label, needs_model, html, begin }) {
   const figure = document.getElementById(marker.dataset.instead);
   if (!figure) return;
   const box = element(`<div class="live"><p class="invite"><button type="button">${label}
-    </button> ${needs_model ? `<span>loads the model, ${SIZE}</span>` : ""}</p>
-    <p class="status" role="status"></p></div>`);
+    </button> ${needs_model ? `<span>${SIZE}</span>` : ""}</p>
+    <p class="status" role="status"></p>
+    <p class="back" hidden><button type="button">Show the drawing</button></p></div>`);
   figure.insertBefore(box, figure.querySelector("figcaption"));
-  const [button, status] = box.querySelectorAll("button, [role=status]");
+  const [button, status, back] = box.querySelectorAll(":scope > p button, [role=status]");
   button.addEventListener("click", async () => {
-    button.disabled = true;
-    try {
-      if (needs_model) status.textContent = "The model is on its way …";
-      const ask = needs_model ? await load() : null;
-      const content = element(html(marker.dataset));
-      box.querySelector(".invite").remove();
-      box.prepend(content);
-      figure.classList.add("is-live");
-      await begin(content, marker.dataset, ask, status);
-    } catch ({ message }) {
-      button.disabled = false;
-      button.focus();
-      status.textContent = message;
-    }
+    const ask = needs_model && await bring(button, status);
+    if (needs_model && !ask) return;
+    const content = element(html(marker.dataset));
+    box.querySelector(".invite").remove();
+    box.prepend(content);
+    figure.classList.add("is-live");
+    back.parentNode.hidden = false;
+    back.addEventListener("click", () => {
+      stop();
+      const lives = figure.classList.toggle("is-live");
+      content.hidden = status.hidden = !lives;
+      back.textContent = lives ? "Show the drawing" : "Back to your own hands";
+    });
+    begin(content, marker.dataset, status, ask);
   });
 }
 
@@ -103,5 +122,5 @@ function figure(kind, { calls, ...how }) { // how each of this kind comes to lif
     (marker) => invite(marker, how));
 }
 
-return { figure, load, run, visible, percent, wait, spoken, code_point, element };
+return { figure, bring, run, SIZE, visible, percent, wait, spoken, not_known, element };
 })();

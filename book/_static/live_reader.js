@@ -1,7 +1,7 @@
 /* A text that the model reads while one types: a bar below each character, as long as the
    model was surprised by it, and what may come next. It can take its guess, and write. */
 (() => { "use strict";
-const { run, visible, percent, wait, spoken, code_point, element } = live;
+const { run, visible, percent, wait, spoken, not_known, element } = live;
 const LONGEST = 1500, AT_LEAST = 200, AT_ONCE = 400; // characters
 const PACE = 33; // milliseconds for a character at least, so that the bars can be seen
 
@@ -100,7 +100,7 @@ const html = ({ full }) => `<div class="reader${full ? " full" : ""}">
   </div>
 </div>`;
 
-function begin(box, { text: first, full }, ask, status) {
+function begin(box, { text: first, full }, status, ask) {
   const find = (selector) => box.querySelector(selector);
   const text = find("textarea"), marks = find(".marks"), knobs = find("details");
   const rows = [...box.querySelectorAll(".next li")], write_button = find(".write");
@@ -191,11 +191,7 @@ function begin(box, { text: first, full }, ask, status) {
 
   function say_what_it_sees() {
     const strange = characters.filter((_, i) => cells[i].classList.contains("unknown"));
-    if (strange.length) {
-      const names = [...new Set(strange.map(code_point))];
-      return say(`The model does not know ${names.slice(0, 3).join(", ")}`
-        + `${names.length > 3 ? " and others" : ""}: it reads a gap there.`);
-    }
+    if (strange.length) return say(not_known(strange));
     const last = characters[place - 1], chance = percent(Math.exp(-shown[place - 1]));
     const told = next.slice(0, 3).map(({ character, learned }) =>
       `${spoken(character)} ${percent(learned)}`).join(", ");
