@@ -16,7 +16,12 @@ function tools(saved) { // it travels as text, and sees nothing of this file
     try { return saved().tokenizer.encode(character)[0]; } catch { return UNK; }
   }
 
-  return { PAD, EOS, UNK,
+  function drawn_from(logits, { may_end }) { // as `generate` does
+    const never = may_end ? [PAD, UNK] : [PAD, UNK, EOS];
+    return logits.map((z, id) => never.includes(id) ? -Infinity : z);
+  }
+
+  return { PAD, EOS, UNK, drawn_from,
     before: () => saved().before.length ? saved().before : [EOS],
     encode: (text) => Array.from(text, known),
     softmax: (logits) => minigpt.distribution(logits, { temperature: 1 }) };

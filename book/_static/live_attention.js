@@ -34,8 +34,8 @@ function attending(saved, { UNK, encode, softmax }) { // it travels as text
 
 const html = ({ texts, full }) => `<div class="attention">
   <p class="hint">Point at a character: it asks, and arcs run to what it looks at, as wide as
-    the weight. On the right, a row of heads for each block; each small map has a row for
-    each query. Pick one. (With the keyboard: arrow keys, here and there.)</p>
+    the weight. Each small map is a head, with a row for each query, and blocks lie below each
+    other: pick one. Arrow keys do both.</p>
   <div class="texts" role="group" aria-label="The text">
     ${JSON.parse(texts).map(() => `<button type="button"><code></code></button>`).join("")}
   </div>

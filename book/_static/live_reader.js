@@ -7,7 +7,8 @@ const PACE = 33; // milliseconds for a character at least, so that the bars can 
 
 /* --- In the worker ------------------------------------------------------------------ */
 
-function reading(saved, { PAD, EOS, UNK, before, encode, softmax }) { // it travels as text
+function reading(saved, tools) { // it travels as text
+  const { PAD, UNK, before, encode, softmax, drawn_from } = tools;
   let ids = [], nats = [], after = []; // what is read; after[n]: logits after n + 1
   let cache, start, random;
 
@@ -28,11 +29,6 @@ function reading(saved, { PAD, EOS, UNK, before, encode, softmax }) { // it trav
       logits = model.forward(ids[start + cache.length], cache);
     }
     after.push(logits);
-  }
-
-  function drawn_from(logits, { may_end }) { // as `generate` does
-    const never = may_end ? [PAD, UNK] : [PAD, UNK, EOS];
-    return logits.map((z, id) => never.includes(id) ? -Infinity : z);
   }
 
   return {

@@ -19,7 +19,8 @@ begins with:
 A reader begins with a text, and with the option `full` it shows more guesses, and the
 settings from the start. Attention begins with one of several texts, each a line of its own.
 Character `asks` asks in it, the last one if nothing is said, and the head is the one that gives
-most weight to character `answers`; with `full`, heads can be silenced. A text that begins or ends
+most weight to character `answers`; with `full`, heads can be silenced. A figure of the cache
+writes, with it and without, what follows a text. A text that begins or ends
 with a space or has several lines can be written in quotes, as JSON, on one line.
 
 On a page of the site this is an empty element with that as its data, and with the weights
@@ -38,7 +39,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-KINDS = ("attention", "reader")
+KINDS = ("attention", "cache", "reader")
 
 
 class live(nodes.General, nodes.Element):
