@@ -1214,7 +1214,8 @@ def finish(run: Run) -> None:
     loss = evaluate(run.model, run.val, run.machine)
     write_record(run, whole_val_loss=loss)
     tell(f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of the"
-         " whole validation split; write with:")
+         " whole validation split; write on the book's page Playground, or "
+         "with:")
 
 
 def one_step(run: Run) -> float:
@@ -1550,6 +1551,8 @@ def run_generate(**typed) -> int:
                               partial(saved.tokenizer.stream, read=ids))
     seconds = time.perf_counter() - began
     say(f"{written} characters, {written / seconds:,.0f} a second")
+    if isinstance(saved.tokenizer, Tokenizer):
+        say("the book's page Playground writes from this file, too")
     return 128 + ended.number if ended.number else 0
 
 
@@ -1656,4 +1659,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: 6704f89cd16ab043fe8de40b25153c77d64e58282c15acf1478512ba99e2be71
+# tangled: 5d9ce36fd5f2a037b6688755f01ecfafefc7ad54c439d770c1624e537464bc5c
