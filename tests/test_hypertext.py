@@ -16,6 +16,7 @@ import tangle
 hypertext = pytest.importorskip(
     "hypertext", reason="needs what builds the book: make .venv/book"
 )
+import listings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = hypertext.Book()
@@ -66,6 +67,28 @@ def test_each_definition_has_a_home_in_a_chapter():
     for name, (page, _, line, _) in BOOK.home.items():
         source = (ROOT / "minigpt.py").read_text("utf-8").split("\n")[line - 1]
         assert name in source and page in PAGES
+
+
+BLOCK = (
+    '<div class="highlight-python notranslate"><div class="highlight"><pre><span></span>%s'
+    "</pre></div></div>"
+)
+
+
+def test_a_listing_is_lines_and_its_text_is_what_it_was():
+    code = "<b>if</b> x:\n\n    y = &quot;a long line with &lt;signs&gt; in it&quot;\n"
+    made = listings.LISTING.sub(listings.listing, BLOCK % code)
+    assert made.count('<span class="line"') == 3 and made.count("--depth: 4ch") == 1
+    assert listings.TAG.sub("", made) == listings.TAG.sub("", code)
+    output = (BLOCK % code).replace("highlight-python", "output highlight-myst-ansi")
+    assert listings.LISTING.search(output) is None
+
+
+def test_a_listing_is_numbered_from_its_first_line_and_the_numbers_are_no_text():
+    code = "".join(f'<span class="linenos">{n:3}</span>x\n' for n in (99, 100))
+    made = listings.LISTING.sub(listings.listing, BLOCK % code)
+    assert '<pre class="numbered" style="counter-reset: line 98">' in made
+    assert listings.TAG.sub("", made) == "x\nx\n"
 
 
 # --- identifiers in the prose ----------------------------------------------

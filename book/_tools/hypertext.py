@@ -182,6 +182,8 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             link = nodes.Text(f"lines {first} to {last} of {file}")
         label = nodes.paragraph("", "becomes ", link, classes=["becomes"])
         node.insert(0, label)
+        code = next(node.findall(nodes.literal_block))
+        code["linenos"], code["highlight_args"] = True, {"linenostart": first}
 
 
 def reading_minutes(doctree: nodes.document) -> int:
