@@ -208,7 +208,7 @@ def describe(
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
     context["address"] = base and f"{base}{pagename}.html"
-    context["picture"] = base and f"{base}_static/at-work.png"
+    context["picture"] = base and f"{base}_static/share.png"
     context["theme_extra_footer"] = FOOTER.format(up=up)
 
 
