@@ -16,6 +16,7 @@ import tangle
 hypertext = pytest.importorskip(
     "hypertext", reason="needs what builds the book: make .venv/book"
 )
+import colours  # noqa: E402
 import listings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +90,28 @@ def test_a_listing_is_numbered_from_its_first_line_and_the_numbers_are_no_text()
     made = listings.LISTING.sub(listings.listing, BLOCK % code)
     assert '<pre class="numbered" style="counter-reset: line 98">' in made
     assert listings.TAG.sub("", made) == "x\nx\n"
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ('<span class="n">q</span>', '<span class="n query">q</span>'),
+        ('<span class="n">qkv</span>', '<span class="n">qkv</span>'),
+        ("<em>scores</em>", '<em class="score">scores</em>'),
+        ("<mi>K</mi>", '<mi class="key">K</mi>'),
+        ("<munder><mo>s</mo><mi>k</mi></munder>",) * 2,  # an index
+        (
+            "<msub><mi>k</mi><mi>t</mi></msub>",
+            '<msub><mi class="key">k</mi><mi>t</mi></msub>',
+        ),
+        (
+            "<msub><mi>s</mi><mi>k</mi></msub>",
+            '<msub><mi class="score">s</mi><mi>k</mi></msub>',
+        ),
+    ],
+)
+def test_what_attention_is_made_of_has_the_class_of_its_colour(before, after):
+    assert colours.coloured(before) == after
 
 
 # --- identifiers in the prose ----------------------------------------------

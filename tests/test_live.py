@@ -77,7 +77,10 @@ def test_a_page_loads_what_its_figures_need_and_no_more():
     assert kinds == ["reader"] and live.files([]) == []
     names = live.files(kinds)
     assert names[-3:] == ["minigpt.js", "live.js", "live_reader.js"]
-    assert all((STATIC / name).is_file() for name in live.files([*live.KINDS]))
+    assert "minigpt.js" not in live.files(["film"])
+    assert {*live.files([*live.KINDS])} == {
+        path.name for path in [*STATIC.glob("live*"), STATIC / "minigpt.js"]
+    }
 
 
 def test_scripts_are_small():

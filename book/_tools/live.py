@@ -18,16 +18,18 @@ begins with:
 
 A reader begins with a text, and with the option `full` it shows more guesses, and the
 settings from the start. Attention begins with one of several texts, each a line of its own.
-Character `asks` asks in it, the last one if nothing is said, and the head is the one that gives
-most weight to character `answers`; with `full`, heads can be silenced. A figure of the cache
-writes, with it and without, what follows a text. A text that begins or ends
-with a space or has several lines can be written in quotes, as JSON, on one line.
+Character `asks` asks in it, the last one if nothing is said, and the head is the one that
+gives most weight to character `answers`; with `full`, heads can be silenced. A figure of
+the cache writes, with it and without, what follows a text. A film is of a recorded run,
+whose name is all of its text. A text that begins or ends with a space or has several lines
+can be written in quotes, as JSON, on one line.
 
-On a page of the site this is an empty element with that as its data, and with the weights
-of attention over its texts, which `looks.py` computes when the book is built. `live.js`
-puts a button below the figure, and the live one in its place when a reader asks for it;
-what is in that has a script and a style sheet for each kind. Other formats, and a browser
-without JavaScript, have the static figure. A page loads only what its own figures need.
+On a page of the site this is an empty element with that as its data, with the weights of
+attention over its texts, which `looks.py` computes when the book is built, or with what
+`film.py` takes from a record. `live.js` puts a button below the figure, and the live one in
+its place when a reader asks for it; what is in that has a script and a style sheet for each
+kind. Other formats, and a browser without JavaScript, have the static figure. A page loads
+only what its own figures need.
 """
 
 import json
@@ -39,7 +41,12 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-KINDS = ("attention", "cache", "reader")
+KINDS = {  # of each, the scripts and style sheets that it needs besides live and its own
+    "attention": ["minigpt"],
+    "cache": ["minigpt"],
+    "film": ["live_curve"],
+    "reader": ["minigpt"],
+}
 
 
 class live(nodes.General, nodes.Element):
@@ -90,6 +97,12 @@ def marker(kind: str, data: dict[str, str | int | list[str]]) -> str:
             "heads": looks.shipped().model.config.n_heads,
             "texts": json.dumps(data["texts"]),
         }
+    if kind == "film":
+        import film
+
+        data = data | {
+            "film": json.dumps(film.film(data["text"]), separators=(",", ":"))
+        }
     written = "".join(
         f' data-{name}="{escape(str(value)).replace(chr(10), "&#10;")}"'
         for name, value in data.items()
@@ -113,14 +126,15 @@ def kinds_on(body: str) -> list[str]:
 
 def files(kinds: list[str]) -> list[str]:
     """The style sheets and the scripts that a page with these kinds loads, in order."""
-    if not kinds:
-        return []
-    own = ["live", *(f"live_{kind}" for kind in kinds)]
-    return [
-        *(f"{name}.css" for name in own),
-        "minigpt.js",
-        *(f"{name}.js" for name in own),
+    needs = {name for kind in kinds for name in KINDS[kind]}
+    names = [
+        *sorted(needs & {"minigpt"}),
+        *["live"] * bool(kinds),
+        *sorted(needs - {"minigpt"}),
+        *(f"live_{kind}" for kind in kinds),
     ]
+    sheets = [f"{name}.css" for name in names if name != "minigpt"]
+    return [*sheets, *(f"{name}.js" for name in names)]
 
 
 def load(app: Sphinx, pagename: str, template: str, context: dict, doctree) -> None:

@@ -4,7 +4,7 @@ In the folder `take` of the site lie `minigpt.py`, `minigpt.zip` (the program, i
 and model, the chapters as they were written and as notebooks), and for each chapter its
 notebook and the program as it stands after it. Every page gets a description and a title
 for whoever links to it; a page that is not there says so; the footer tells version and
-licence. The directive `chapter-cards` is the table of contents of the first page.
+licence.
 """
 
 import io
@@ -19,10 +19,9 @@ import jupytext
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 import tangle
-from hypertext import Book, last_line, page_name, reading_minutes
+from hypertext import Book, last_line
 
 ROOT = tangle.TOC.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -97,6 +96,8 @@ def plain(kind: str, title: str, body: str) -> str:
     body = OPTION.sub("", body).strip()
     if kind in ("model", "live") or kind.endswith("-end"):
         return ""
+    if kind == "question":
+        return f"*{body}*"
     if kind == "code-block":
         return f"```{title}\n{body}\n```"
     if kind == "figure":
@@ -179,72 +180,6 @@ def write_downloads(app: Sphinx) -> None:
     Path(app.outdir, "404.html").write_text(LOST.format(base or "/"), "utf-8")
 
 
-def offer(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Under the title of a chapter: its notebook, and the program after it."""
-    name = Path(docname).name
-    if tangle.CHAPTER.fullmatch(name) is None or app.builder.name != "html":
-        return
-    up = "../" * docname.count("/")
-    line = next(
-        node
-        for node in doctree.findall(nodes.paragraph)
-        if "minutes" in node["classes"]
-    )
-    for words, file in (
-        ("this chapter as a notebook", f"{name}.ipynb"),
-        ("the program as it stands after it", f"minigpt_{name[:2]}.py"),
-    ):
-        line += [
-            nodes.Text(" · "),
-            nodes.raw(
-                "", f'<a href="{up}take/{file}" download>{words}</a>', format="html"
-            ),
-        ]
-
-
-# --- the first page --------------------------------------------------------
-
-
-class CardsDirective(SphinxDirective):
-    """A card for each chapter: number, title, minutes, and what one builds in it.
-
-    Its lines say the last: `07 the block`.
-    """
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        told = dict(line.split(maxsplit=1) for line in self.content)
-        pages = {page.stem[:2]: page for page in chapters()}
-        if told.keys() != pages.keys():
-            raise self.error(f"a line for each chapter: {', '.join(pages)}")
-        cards = nodes.bullet_list(classes=["cards"])
-        for number, page in pages.items():
-            link = nodes.reference(
-                "",
-                f"{int(number)}. {tangle.title(page)[0]}",
-                internal=True,
-                page=page_name(page),
-                anchor="",
-            )
-            minutes = nodes.inline("", "", page=page_name(page), classes=["minutes"])
-            cards += nodes.list_item(
-                "",
-                nodes.paragraph("", "", link),
-                nodes.paragraph("", told[number]),
-                nodes.paragraph("", "", minutes),
-            )
-        return [cards]
-
-
-def fill_cards(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Write the minutes of each chapter on its card."""
-    for node in doctree.findall(nodes.inline):
-        if "page" in node:
-            minutes = reading_minutes(app.env.get_doctree(node["page"]))
-            node += nodes.Text(f"{minutes} minutes")
-
-
 # --- what others see of a page ---------------------------------------------
 
 
@@ -273,7 +208,7 @@ def describe(
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
     context["address"] = base and f"{base}{pagename}.html"
-    context["picture"] = base and f"{base}_static/at-work.png"
+    context["picture"] = base and f"{base}_static/share.png"
     context["theme_extra_footer"] = FOOTER.format(up=up)
 
 
@@ -285,13 +220,10 @@ def settle(app: Sphinx, config) -> None:
 
 
 def setup(app: Sphinx) -> dict:
-    app.add_directive("chapter-cards", CardsDirective)
     for name in ("scroll.js", "print.js"):
         app.add_js_file(name, loading_method="defer")
     app.connect("config-inited", settle)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)
-    app.connect("doctree-resolved", fill_cards)
-    app.connect("doctree-resolved", offer, priority=600)  # after the minutes
     app.connect("html-page-context", describe, priority=800)
     return {"version": "1", "parallel_read_safe": True}
