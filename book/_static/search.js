@@ -12,5 +12,5 @@ Search.htmlToText = (html, anchor) => {
 
 const asked = new URLSearchParams(location.search).get("q")?.trim().toLowerCase();
 Scorer.score = ([page, title, , , score]) =>
-  title.replace(/^\d+\. /, "").toLowerCase() === asked ? score + 5
+  title.replace(/<[^>]+>/g, "").replace(/^\d+\.\s/, "").toLowerCase() === asked ? score + 5
     : page.endsWith("_notation") ? Math.min(score, Scorer.title - 1) : score;
