@@ -12,9 +12,10 @@ live = pytest.importorskip("live", reason="needs what builds the book: make .ven
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>A page</title>
-{loads}<main><h1>A page</h1>{markers}
-<figure id="fig"><svg width="300" height="100" role="img" aria-label="A text"></svg>
-<figcaption>A figure.</figcaption></figure><a href="#fig">a link</a></main></html>"""
+{loads}<main><h1>A page</h1>{figures}<a href="#fig">a link</a></main></html>"""
+FIGURE = """{marker}<figure id="{name}">
+<svg width="300" height="100" role="img" aria-label="A text"></svg>
+<figcaption>A figure.</figcaption></figure>"""
 STATUS = "document.querySelector('[role=status]').textContent"
 LONG_TASKS = """() => {
     window.long = [];
@@ -40,14 +41,21 @@ def loads(names: list[str]) -> str:
     )
 
 
-def write_page(folder: Path, name: str, kind: str, **data) -> Path:
-    """A page with a figure of a kind, and what it loads beside it."""
-    names = live.files([kind])
+def write_page(
+    folder: Path, name: str, kind: str, more: dict | None = None, **data
+) -> Path:
+    """A page with a figure of a kind, and more by their ids, and what they load."""
+    all_ = {"fig": {"kind": kind, **data}, **(more or {})}
+    names = live.files(sorted({data["kind"] for data in all_.values()}))
     for file in names:
         shutil.copy(STATIC / file, folder)
-    marker = live.marker(kind, {"instead": "fig", **data})
+    figures = ""
+    for id_, data in all_.items():
+        kind = data.pop("kind")
+        marker = live.marker(kind, {"instead": id_, **data})
+        figures += FIGURE.format(marker=marker, name=id_)
     page = folder / name
-    page.write_text(PAGE.format(markers=marker, loads=loads(names)), "utf-8")
+    page.write_text(PAGE.format(figures=figures, loads=loads(names)), "utf-8")
     return page
 
 

@@ -5,6 +5,7 @@ import builtins
 import keyword
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ hypertext = pytest.importorskip(
 )
 import colours  # noqa: E402
 import listings  # noqa: E402
+import searching  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = hypertext.Book()
@@ -112,6 +114,22 @@ def test_a_listing_is_numbered_from_its_first_line_and_the_numbers_are_no_text()
 )
 def test_what_attention_is_made_of_has_the_class_of_its_colour(before, after):
     assert colours.coloured(before) == after
+
+
+def test_a_word_is_at_home_where_it_stands_far_more_often():
+    counts = {
+        "a": Counter(heat=9, loss=7, mask=4),
+        "b": Counter(heat=2, loss=6),
+        "c": Counter(mask=1),
+    }
+    homes = searching.at_home(counts)
+    assert homes == {"heat": "a"}
+    index = {"docnames": ["c", "b", "a"], "terms": {"heat": [1, 2]}, "titleterms": {}}
+    searching.prefer(index, homes | {"unknown": "b"})
+    assert index["titleterms"] == {"heat": [2]}
+    index["titleterms"]["heat"] = 0  # a single page is no list
+    searching.prefer(index, homes)
+    assert index["titleterms"] == {"heat": [0, 2]}
 
 
 # --- identifiers in the prose ----------------------------------------------

@@ -69,7 +69,7 @@ def test_a_live_figure_begins_with_the_text_of_the_static_one():
             [cell] = [c for c in text.split("```{code-cell}") if f"name: {name}" in c]
             places[name] = begun in text.replace(body, "")
             assert f"name: {name}" in cell
-    assert places == {"fig-cover": True, "fig-09-knobs": True}
+    assert places == {"fig-cover": True, "fig-09-knobs": True, "fig-play-text": True}
 
 
 def test_a_page_loads_what_its_figures_need_and_no_more():

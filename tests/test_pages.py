@@ -209,7 +209,7 @@ def test_a_first_visit_and_a_further_page_are_light(chromium):
     first, *others = weights(
         chromium, ["index", *[page.stem for page in PAGES if page.stem != "index"]]
     )
-    assert first <= 400_000, first
+    assert first <= 260_000, first
     heaviest = max(others)
     assert heaviest <= 80_000, heaviest
 

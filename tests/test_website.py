@@ -74,6 +74,23 @@ def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
     assert len(re.findall("^```", text, re.M)) % 2 == 0
 
 
+@pytest.mark.parametrize("page", tangle.pages(), ids=lambda page: page.stem)
+def test_a_page_as_markdown_has_its_code_and_no_signs_of_myst(page):
+    text = website.markdown(page)
+    assert text.startswith("# ")
+    for cell in tangle.cells(page):
+        assert cell.source.strip() in text
+    plain = "".join(website.CODE.split(text)[::2])
+    assert re.findall(r"{[a-z:]+}`|^:::.*|^:label:.*", plain, re.M) == []
+    assert "\n```{" not in text and "mystnb:" not in text
+
+
+def test_llms_txt_lists_every_page():
+    text = website.for_machines("https://example.org/")
+    for page in tangle.pages()[1:]:
+        assert f"](https://example.org/take/{page.name})" in text
+
+
 def test_directives_become_plain_markdown():
     assert (
         website.prose(

@@ -33,18 +33,32 @@ const all = () => `(saved) => { const tools = (${tools})(saved);
 
 /* --- In the page -------------------------------------------------------------------- */
 
-let loading;
-function load() { // -> ask, of one worker for all figures of a page
+let worker, loading, own = false; // is the model one that the reader brought?
+const ask = (...call) => (worker ??= minigpt.start_worker(all()))(...call);
+
+function load() { // -> ask, once the worker, one for all figures of a page, has a model
   async function begin() {
     const text = await minigpt.fetch_weights(WEIGHTS).catch(() => {
       throw new Error("The model did not arrive. Look whether you are online, and press the "
         + "button again. In a copy of the book, weights.js must lie in the folder _static.");
     });
-    const ask = minigpt.start_worker(all());
     await ask("load", text);
     return ask;
   }
   return loading ??= begin().catch((error) => { loading = undefined; throw error; });
+}
+
+async function replace(bytes) { // the model by a checkpoint's, or without one by the book's
+  stop();
+  const before = loading;
+  if (!bytes) loading = undefined;
+  const told = bytes ? await ask("load", bytes)
+    : await load().catch((error) => { loading = before; throw error; });
+  if (bytes) loading = Promise.resolve(ask);
+  own = Boolean(bytes);
+  document.dispatchEvent(new Event("live:model"));
+  invited.splice(0).forEach((open) => open());
+  return told;
 }
 
 async function bring(button, status) { // -> ask; or nothing, and the status says why
@@ -94,6 +108,8 @@ function element(html) {
 
 /* --- Where a page has a marker ------------------------------------------------------ */
 
+const invited = []; // figures that nobody has touched yet
+
 function invite(marker, { button: label, needs_model, html, begin }) {
   const figure = document.getElementById(marker.dataset.instead);
   if (!figure) return;
@@ -103,10 +119,11 @@ function invite(marker, { button: label, needs_model, html, begin }) {
     <p class="back" hidden><button type="button">Show the drawing</button></p></div>`);
   figure.insertBefore(box, figure.querySelector("figcaption"));
   const [button, status, back] = box.querySelectorAll(":scope > p button, [role=status]");
-  button.addEventListener("click", async () => {
+  const open = async () => {
     const ask = needs_model && await bring(button, status);
     if (needs_model && !ask) return;
     const content = element(html(marker.dataset));
+    if (!box.querySelector(".invite")) return; // it has been opened meanwhile
     box.querySelector(".invite").remove();
     box.prepend(content);
     figure.classList.add("is-live");
@@ -118,7 +135,9 @@ function invite(marker, { button: label, needs_model, html, begin }) {
       back.textContent = lives ? "Show the drawing" : "Back to your own hands";
     });
     begin(content, marker.dataset, status, ask);
-  });
+  };
+  button.addEventListener("click", open);
+  invited.push(() => figure.matches(".is-live") || open());
 }
 
 function figure(kind, { calls, ...how }) { // how each of this kind comes to life
@@ -127,5 +146,5 @@ function figure(kind, { calls, ...how }) { // how each of this kind comes to lif
     (marker) => invite(marker, how));
 }
 
-return { figure, bring, run, SIZE, visible, percent, wait, spoken, not_known, element };
+return { figure, bring, load, replace, brought: () => own, run, SIZE, visible, percent, wait, spoken, not_known, element };
 })();

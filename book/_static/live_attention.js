@@ -3,8 +3,8 @@
    each head, picks the head. The weights over the texts of the page came with it, computed
    when the book was built. A text of one's own needs the model, and so does silencing. */
 (() => { "use strict";
-const { bring, SIZE, visible, spoken, not_known, element } = live;
-const LONGEST = 48; // characters of one's own text
+const { bring, load, brought, SIZE, visible, spoken, not_known, element } = live;
+const LONGEST = 48, FOLLOWED = 32; // characters of one's own text, and of a reader's
 
 /* --- In the worker ------------------------------------------------------------------ */
 
@@ -12,7 +12,8 @@ function attending(saved, { UNK, encode, softmax }) { // it travels as text
   return {
     attend(text, silenced) { // the weights in the order of the page's, and what it costs
       const { model } = saved(), { n_layers, n_heads } = model.config;
-      const ids = encode(text), rows = ids.length * (ids.length + 1) / 2;
+      const ids = encode(text).slice(-model.config.context_length);
+      const rows = ids.length * (ids.length + 1) / 2;
       const weights = new Float32Array(n_layers * n_heads * rows);
       const cache = minigpt.KVCache(model.config), nats = [];
       let logits;
@@ -121,7 +122,8 @@ function begin(box, data, status, ask) {
 
   function show_heads() { // a small map of each: queries down, keys across
     const T = characters.length, count = weights.length / rows();
-    if (wall.children.length !== count) {
+    if (wall.children.length !== count || Number(wall.dataset.heads) !== heads) {
+      wall.dataset.heads = heads;
       wall.style.setProperty("--heads", heads);
       wall.replaceChildren(...Array.from({ length: count }, (_, h) => element(`<button
         type="button" role="radio" aria-label="${name(h)}"><canvas></canvas></button>`)));
@@ -163,8 +165,8 @@ function begin(box, data, status, ask) {
 
   function put(next) { // a text, and its weights
     const before = characters.length;
-    characters = Array.from(text);
     ({ weights, unknown = [], heads = heads } = next);
+    characters = Array.from(text).slice(-unknown.length); // all, if nothing is unknown
     const last = kept === undefined || kept >= characters.length || kept === before - 1;
     query = kept = last ? characters.length - 1 : kept;
     cells = characters.map((character, t) => {
@@ -185,7 +187,7 @@ function begin(box, data, status, ask) {
   async function read(next = text) { // what came with the page, or what the model sees
     const mine = ++turn, i = texts.indexOf(next), mute = [...silenced];
     let seen = { weights: came[i] }, whole;
-    if (i < 0 || mute.length) {
+    if (i < 0 || mute.length || brought()) {
       seen = await ask("attend", next, mute);
       whole = mute.length && await ask("attend", next, []);
       if (mine !== turn) return;
@@ -200,11 +202,11 @@ function begin(box, data, status, ask) {
   }
 
   async function model(button) { // is it there, or has it come?
-    if (ask) return true;
-    ask = await bring(button, status);
+    ask ||= await bring(button, status);
     if (!ask) return false;
     button.disabled = false;
     box.querySelectorAll(".doing small").forEach((size) => size.remove());
+    own.maxLength = Math.min(LONGEST, (await ask("attend", text, [])).longest);
     return true;
   }
 
@@ -255,8 +257,7 @@ function begin(box, data, status, ask) {
   });
   find(".own").addEventListener("click", async (event) => {
     if (!await model(event.currentTarget)) return;
-    find(".own").remove();
-    own.maxLength = Math.min(LONGEST, (await ask("attend", text, [])).longest);
+    find(".own").hidden = true;
     own.value = text;
     own.parentNode.hidden = false;
     own.select();
@@ -269,6 +270,18 @@ function begin(box, data, status, ask) {
     read();
   });
 
+  document.addEventListener("live:model", async () => {
+    silenced.clear();
+    await model(find(".own"));
+    read();
+  });
+  if (data.follows) {
+    document.addEventListener("live:text", async ({ detail }) => {
+      ask ||= await load();
+      if (detail) read(own.value = Array.from(detail).slice(-FOLLOWED).join(""));
+    });
+  }
+
   text = texts[0];
   head = 0;
   put({ weights: came[0] });
@@ -276,7 +289,7 @@ function begin(box, data, status, ask) {
   const answers = Number(data.answers ?? 0), all = [...wall.children].map((_, h) => h);
   pick(all.reduce((a, b) => row(b, query)[answers] > row(a, query)[answers] ? b : a));
   strip.focus({ preventScroll: true });
-  say(told());
+  if (brought()) model(find(".own")).then(() => read()); else say(told());
 }
 
 live.figure("attention", { calls: attending, html, begin,

@@ -23,7 +23,7 @@ const html = () => `<div class="film">
 
 function begin(box, data, status) {
   const find = (selector) => box.querySelector(selector);
-  const { points, of, batches, validation, waypoints } = JSON.parse(data.film);
+  const { points, of, batches, validation, waypoints } = JSON.parse(data.record);
   const time = find(".time"), play = find(".write"), most = points[0].texts.length;
   let at = 0, text = 0, playing = null, place, talking;
 

@@ -10,7 +10,7 @@ const PACE = 33; // milliseconds for a character at least, so that the bars can 
 function reading(saved, tools) { // it travels as text
   const { PAD, UNK, before, encode, softmax, drawn_from } = tools;
   let ids = [], nats = [], after = []; // what is read; after[n]: logits after n + 1
-  let cache, start, random;
+  let cache, start, random, model_read;
 
   function forget(n) { // what was read behind the first n ids
     ids.length = Math.min(ids.length, n);
@@ -33,8 +33,9 @@ function reading(saved, tools) { // it travels as text
 
   return {
     read(text, caret, settings, guesses, most) { // at most so many characters more
-      const { tokenizer } = saved(), given = before();
+      const { model, tokenizer } = saved(), given = before();
       const wanted = [...given, ...encode(text)];
+      if (model !== model_read) [ids, start, model_read] = [[], undefined, model];
       let same = 0;
       while (same < ids.length && ids[same] === wanted[same]) same++;
       forget(same);
@@ -47,6 +48,7 @@ function reading(saved, tools) { // it travels as text
         .sort((a, b) => logits[b] - logits[a]).slice(0, guesses);
       return {
         done: ids.length === wanted.length,
+        known: model.config.vocab_size - 2, // ids that can be written
         nats: nats.slice(given.length),
         unknown: wanted.slice(given.length).map((id) => id === UNK),
         next: ranked && ranked.map((id) => ({
@@ -154,7 +156,15 @@ function begin(box, { text: first, full }, status, ask) {
     cells[place]?.classList.add("here");
   }
 
-  function show({ nats, unknown, next: guesses }) {
+  function fit(known) { // top-k goes as far as there are characters
+    const all = field("top_k").value === field("top_k").max;
+    field("top_k").max = known;
+    if (all) field("top_k").value = known;
+    tell_settings();
+  }
+
+  function show({ nats, unknown, next: guesses, known }) {
+    if (known !== Number(field("top_k").max)) fit(known);
     cells.forEach((cell, i) => {
       if (nats[i] === undefined || shown[i] === nats[i]) return;
       shown[i] = nats[i];
@@ -168,6 +178,8 @@ function begin(box, { text: first, full }, status, ask) {
     find(".after code").textContent = visible(context) || "<eos>";
     find(".after span").textContent = shaped ? "it draws from" : "it expects";
     rows.forEach((row, i) => {
+      row.hidden = i >= next.length;
+      if (row.hidden) return;
       const { character, learned, drawn } = next[i], share = shaped ? drawn : learned;
       const [button, code, bar, number] = row.querySelectorAll("*");
       code.textContent = visible(character) || "end";
@@ -185,7 +197,13 @@ function begin(box, { text: first, full }, status, ask) {
     status.textContent = sentence;
   }
 
+  function pass_on() { // what stands before the caret, to a figure that follows
+    const detail = characters.slice(0, place).join("");
+    document.dispatchEvent(new CustomEvent("live:text", { detail }));
+  }
+
   function say_what_it_sees() {
+    pass_on();
     const strange = characters.filter((_, i) => cells[i].classList.contains("unknown"));
     if (strange.length) return say(not_known(strange));
     const last = characters[place - 1], chance = percent(Math.exp(-shown[place - 1]));
@@ -284,6 +302,7 @@ function begin(box, { text: first, full }, status, ask) {
     if (writing && writing !== mine) return; // begun anew
     stop();
     await look();
+    pass_on();
     say(`It ${ended ? "ended its text after" : "wrote"} ${written} characters, with seed `
       + `${Number(seed)}.`);
   }
@@ -304,6 +323,7 @@ function begin(box, { text: first, full }, status, ask) {
     event.preventDefault();
     take_guess();
   });
+  document.addEventListener("live:model", look_and_tell);
   find(".take").addEventListener("click", take_guess);
   rows.forEach((row, i) => row.addEventListener("click", () => take(next[i].character)));
   find(".undo").addEventListener("click", undo);

@@ -19,9 +19,11 @@ begins with:
 A reader begins with a text, and with the option `full` it shows more guesses, and the
 settings from the start. Attention begins with one of several texts, each a line of its own.
 Character `asks` asks in it, the last one if nothing is said, and the head is the one that
-gives most weight to character `answers`; with `full`, heads can be silenced. A figure of
-the cache writes, with it and without, what follows a text. A film is of a recorded run,
-whose name is all of its text. A text that begins or ends with a space or has several lines
+gives most weight to character `answers`; with `full`, heads can be silenced, and with
+`follows`, the text is what a reader of the same page is at. A figure of the cache writes,
+with it and without, what follows a text. A film is of a recorded run, whose name is all of
+its text. So is `own`, which puts a run of the reader's beside it, and the model of that run
+into all figures of the page. A text that begins or ends with a space or has several lines
 can be written in quotes, as JSON, on one line.
 
 On a page of the site this is an empty element with that as its data, with the weights of
@@ -45,6 +47,7 @@ KINDS = {  # of each, the scripts and style sheets that it needs besides live an
     "attention": ["minigpt"],
     "cache": ["minigpt"],
     "film": ["live_curve"],
+    "own": ["minigpt", "live_curve"],
     "reader": ["minigpt"],
 }
 
@@ -60,7 +63,7 @@ def unquoted(line: str) -> str:
 
 def begun(kind: str, options: dict, lines: list[str]) -> dict:
     """The data of a live figure: its options, and the texts that it begins with."""
-    data = options | {"full": "full"} if "full" in options else dict(options)
+    data = {name: name if value is None else value for name, value in options.items()}
     if kind == "attention":
         return data | {"texts": [unquoted(line) for line in lines]}
     whole = unquoted(lines[0]) if len(lines) == 1 else "\n".join(lines)
@@ -77,6 +80,7 @@ class LiveDirective(SphinxDirective):
         "full": directives.flag,
         "asks": directives.nonnegative_int,
         "answers": directives.nonnegative_int,
+        "follows": directives.flag,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -97,12 +101,11 @@ def marker(kind: str, data: dict[str, str | int | list[str]]) -> str:
             "heads": looks.shipped().model.config.n_heads,
             "texts": json.dumps(data["texts"]),
         }
-    if kind == "film":
+    if kind in ("film", "own"):
         import film
 
-        data = data | {
-            "film": json.dumps(film.film(data["text"]), separators=(",", ":"))
-        }
+        record = (film.film if kind == "film" else film.learned)(data["text"])
+        data = data | {"record": json.dumps(record, separators=(",", ":"))}
     written = "".join(
         f' data-{name}="{escape(str(value)).replace(chr(10), "&#10;")}"'
         for name, value in data.items()

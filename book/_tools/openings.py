@@ -114,7 +114,7 @@ def to_take(docname: str) -> Iterator[nodes.Node]:
     name, up = Path(docname).name, "../" * docname.count("/")
     for words, file in (
         ("notebook", f"take/{name}.ipynb"),
-        ("Markdown", f"_sources/{docname}.md"),
+        ("Markdown", f"take/{name}.md"),
         ("the program so far", f"take/minigpt_{name[:2]}.py"),
     ):
         link = f'<a href="{up}{file}" download>{words}</a>'

@@ -58,7 +58,7 @@ HEADINGS = """() => [...document.querySelectorAll('.bd-article h2, .bd-article h
     .filter(h => h.tagName == 'H3' || h.closest('section').previousElementSibling
         ?.matches('span[id^="document-"]'))
     .map(h => [h.tagName == 'H2' ? 'one' : 'two', h.closest('section').id,
-               h.innerText.replace(/#\\s*$/, '').trim()])"""
+               h.innerText.replace(/#\\s*$/, '').replace(/\\s+/g, ' ').trim()])"""
 INSERT = """([style, list]) => {
     document.querySelector('nav.print-toc')?.parentElement.remove();
     const box = document.createElement('div');

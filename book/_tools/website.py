@@ -1,8 +1,9 @@
 """A Sphinx extension: what the site offers beside its pages.
 
 In the folder `take` of the site lie `minigpt.py`, `minigpt.zip` (the program, its corpus
-and model, the chapters as they were written and as notebooks), and for each chapter its
-notebook and the program as it stands after it. Every page gets a description and a title
+and model, the chapters as they were written and as notebooks), each page as plain
+Markdown, which `llms.txt` lists, and for each chapter its notebook and the program as it
+stands after it. Every page gets a description and a title
 for whoever links to it; a page that is not there says so; the footer tells version and
 licence.
 """
@@ -22,6 +23,7 @@ from sphinx.application import Sphinx
 
 import tangle
 from hypertext import Book, last_line
+from openings import parts_of_book
 
 ROOT = tangle.TOC.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -69,18 +71,23 @@ chapters, and <a href="{0}search.html">the search</a> looks into them.</p></html
 FENCED = re.compile(r"^(`{3,}){([\w-]+)} *(.*)\n((?:.*\n)*?)\1 *$", re.M)
 COLONS = re.compile(r"^:::+ *{([\w-]+)} *(.*)$", re.M)
 CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
+HEAD = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # of a page, or of a cell
 OPTION = re.compile(r"^:([\w-]+):? *(.*)\n?", re.M)
 
 
 def prose(text: str) -> str:
     """A page's Markdown as any notebook shows it: MyST's own signs become plain."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), text)
+    text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), HEAD.sub("", text))
     text = COLONS.sub(lambda m: plain(m[1], m[2], ""), text)
     text = re.sub(r"^:::+\s*$\n?", "", OPTION.sub("", text), flags=re.M)
     parts = CODE.split(text)
     parts[::2] = map(without_roles, parts[::2])
     return "".join(parts)
+
+
+def markdown(page: Path) -> str:
+    """A page, its code included, as plain Markdown."""
+    return prose(page.read_text("utf-8")).lstrip()
 
 
 def without_roles(text: str) -> str:
@@ -93,12 +100,14 @@ def without_roles(text: str) -> str:
 
 def plain(kind: str, title: str, body: str) -> str:
     """A directive in plain Markdown."""
-    body = OPTION.sub("", body).strip()
-    if kind in ("model", "live") or kind.endswith("-end"):
+    body = OPTION.sub("", HEAD.sub("", body)).strip()
+    if kind in ("model", "live", "ways-in", "downloads") or kind.endswith("-end"):
         return ""
-    if kind == "question":
+    if kind in ("cover", "question"):
         return f"*{body}*"
-    if kind == "code-block":
+    if kind == "book-contents":
+        return body.replace("\n", "  \n")  # a line each
+    if kind in ("code-block", "code-cell"):
         return f"```{title}\n{body}\n```"
     if kind == "figure":
         return f"![]({title})\n\n{body}"
@@ -158,6 +167,17 @@ def chapters() -> list[Path]:
     return [page for page in tangle.pages() if tangle.CHAPTER.fullmatch(page.stem)]
 
 
+def for_machines(base: str) -> str:
+    """`llms.txt`: what a program that reads for somebody finds here, in Markdown."""
+    lines = [f"# {TITLE}", "", "> The chapters are the source of the program."]
+    for caption, pages in parts_of_book().items():
+        lines += ["", f"## {caption}", ""]
+        for page in pages:
+            lines.append(f"- [{tangle.title(page)[0]}]({base}take/{page.name})")
+    lines += ["", "## Program", "", f"- [minigpt.py]({base}take/minigpt.py)", ""]
+    return "\n".join(lines)
+
+
 def share_writers(app: Sphinx) -> None:
     """Let the joined page and the e-book be written as pages are."""
     writers = app.registry.translation_handlers
@@ -174,6 +194,9 @@ def write_downloads(app: Sphinx) -> None:
     (folder / "minigpt.zip").write_bytes(archive(base))
     for name in ("minigpt.py", "LICENSE", "book/_static/minigpt.js"):
         (folder / Path(name).name).write_bytes((ROOT / name).read_bytes())
+    for page in tangle.pages():
+        (folder / page.name).write_text(markdown(page), "utf-8")
+    Path(app.outdir, "llms.txt").write_text(for_machines(base), "utf-8")
     for page, program in stages(app.book):
         (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
         (folder / f"minigpt_{page.stem[:2]}.py").write_text(program, "utf-8")
