@@ -20,6 +20,7 @@ from matplotlib.colors import to_rgba
 
 INK, MUTED, GREY = "#222832", "#48566b", "#8b95a5"
 BLUE, ORANGE, GREEN = "#2069b0", "#c2410c", "#23784a"
+GOLD = "#b57600"  # surprise, and nothing else
 WIDTH = 5  # inches: 360 of the pixels of which a phone has 390
 plt.rcParams.update(
     {
@@ -102,13 +103,16 @@ def letter(axes: Axes, column: int, height: float, character: str) -> None:
 
 
 def surprise(text: str, nats: Sequence[float]) -> None:
-    """A text over bars: the longer its bar, the less a character was expected."""
+    """A text over bars: the longer its bar, the less a character was expected.
+
+    What was all but certain, less than a twentieth of a nat, has none.
+    """
     lines, column, row = text.count("\n") + 1, 0, 0
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
     for character, loss in zip(text, nats, strict=False):  # the text may end first
         letter(axes, column, row + 0.25, character)
-        if character != "\n":
-            axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=ORANGE)
+        if character != "\n" and loss > 0.05:
+            axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=GOLD)
         column, row = (0, row + 1) if character == "\n" else (column + 1, row)
     axes.set(xlim=(0, 60), ylim=(lines, 0))
     axes.axis("off")

@@ -4,6 +4,8 @@ import os
 
 # Some virtual machines announce AMX instructions and then cannot run them.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process on each core: no more threads
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 import signal

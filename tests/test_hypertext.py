@@ -5,6 +5,7 @@ import builtins
 import keyword
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import tangle
 hypertext = pytest.importorskip(
     "hypertext", reason="needs what builds the book: make .venv/book"
 )
+import colours  # noqa: E402
+import listings  # noqa: E402
+import searching  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = hypertext.Book()
@@ -66,6 +70,66 @@ def test_each_definition_has_a_home_in_a_chapter():
     for name, (page, _, line, _) in BOOK.home.items():
         source = (ROOT / "minigpt.py").read_text("utf-8").split("\n")[line - 1]
         assert name in source and page in PAGES
+
+
+BLOCK = (
+    '<div class="highlight-python notranslate"><div class="highlight"><pre><span></span>%s'
+    "</pre></div></div>"
+)
+
+
+def test_a_listing_is_lines_and_its_text_is_what_it_was():
+    code = "<b>if</b> x:\n\n    y = &quot;a long line with &lt;signs&gt; in it&quot;\n"
+    made = listings.LISTING.sub(listings.listing, BLOCK % code)
+    assert made.count('<span class="line"') == 3 and made.count("--depth: 4ch") == 1
+    assert listings.TAG.sub("", made) == listings.TAG.sub("", code)
+    output = (BLOCK % code).replace("highlight-python", "output highlight-myst-ansi")
+    assert listings.LISTING.search(output) is None
+
+
+def test_a_listing_is_numbered_from_its_first_line_and_the_numbers_are_no_text():
+    code = "".join(f'<span class="linenos">{n:3}</span>x\n' for n in (99, 100))
+    made = listings.LISTING.sub(listings.listing, BLOCK % code)
+    assert '<pre class="numbered" style="counter-reset: line 98">' in made
+    assert listings.TAG.sub("", made) == "x\nx\n"
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ('<span class="n">q</span>', '<span class="n query">q</span>'),
+        ('<span class="n">qkv</span>', '<span class="n">qkv</span>'),
+        ("<em>scores</em>", '<em class="score">scores</em>'),
+        ("<mi>K</mi>", '<mi class="key">K</mi>'),
+        ("<munder><mo>s</mo><mi>k</mi></munder>",) * 2,  # an index
+        (
+            "<msub><mi>k</mi><mi>t</mi></msub>",
+            '<msub><mi class="key">k</mi><mi>t</mi></msub>',
+        ),
+        (
+            "<msub><mi>s</mi><mi>k</mi></msub>",
+            '<msub><mi class="score">s</mi><mi>k</mi></msub>',
+        ),
+    ],
+)
+def test_what_attention_is_made_of_has_the_class_of_its_colour(before, after):
+    assert colours.coloured(before) == after
+
+
+def test_a_word_is_at_home_where_it_stands_far_more_often():
+    counts = {
+        "a": Counter(heat=9, loss=7, mask=4),
+        "b": Counter(heat=2, loss=6),
+        "c": Counter(mask=1),
+    }
+    homes = searching.at_home(counts)
+    assert homes == {"heat": "a"}
+    index = {"docnames": ["c", "b", "a"], "terms": {"heat": [1, 2]}, "titleterms": {}}
+    searching.prefer(index, homes | {"unknown": "b"})
+    assert index["titleterms"] == {"heat": [2]}
+    index["titleterms"]["heat"] = 0  # a single page is no list
+    searching.prefer(index, homes)
+    assert index["titleterms"] == {"heat": [0, 2]}
 
 
 # --- identifiers in the prose ----------------------------------------------

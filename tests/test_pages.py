@@ -19,6 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 MODES = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390)}
+COVERED = """[...document.querySelectorAll('button.copybtn')].filter(b => {
+    const button = b.getBoundingClientRect();
+    const lines = [...b.closest('.highlight').querySelectorAll('.line')];
+    return lines.some(l => l.getBoundingClientRect().top < button.bottom - 1);
+}).length"""
+CUT = """[...document.querySelectorAll('.highlight pre:has(> .line)')].filter(
+    e => e.scrollWidth > e.clientWidth + 1).length"""
 MATHS = """[...document.querySelectorAll('math')].filter(
     e => e.closest('details:not([open])') === null && e.getBoundingClientRect().height < 4
 ).length"""
@@ -67,6 +74,7 @@ def test_a_page_loads_fits_and_can_be_read_by_all(chromium, page, mode):
         tab.goto(address(page))
         assert tab.evaluate(MATHS) == 0
         assert tab.evaluate(OVERFLOW) <= 0
+        assert tab.evaluate(CUT) == 0 and tab.evaluate(COVERED) == 0
         found = axe.Axe().run(tab, options=RULES)["violations"]
         assert [
             (rule["id"], [node["target"] for node in rule["nodes"]][:3])
@@ -114,14 +122,11 @@ ASSETS = re.compile(r"\.(png|svg|jpe?g|ipynb|zip)$")
 
 
 def code_of(path: Path) -> str:
-    """The highlighted code of a built page, as HTML."""
-    return "".join(
-        re.findall(
-            r'<div class="highlight">.*?</pre></div>',
-            path.read_text("utf-8"),
-            re.DOTALL,
-        )
+    """The highlighted code of a built page, as HTML without its lines' tags."""
+    found = re.findall(
+        r'<div class="highlight">.*?</pre></div>', path.read_text("utf-8"), re.DOTALL
     )
+    return re.sub('<span class="line"[^>]*>', "", "".join(found))
 
 
 def test_every_name_that_a_page_imports_is_a_link_wherever_code_uses_it():
@@ -204,7 +209,7 @@ def test_a_first_visit_and_a_further_page_are_light(chromium):
     first, *others = weights(
         chromium, ["index", *[page.stem for page in PAGES if page.stem != "index"]]
     )
-    assert first <= 400_000, first
+    assert first <= 260_000, first
     heaviest = max(others)
     assert heaviest <= 80_000, heaviest
 

@@ -20,8 +20,10 @@ website = pytest.importorskip(
 
 from docutils import nodes  # noqa: E402
 
+import cover  # noqa: E402
 import hypertext  # noqa: E402
 import mathematics  # noqa: E402
+import openings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = website.chapters()
@@ -70,6 +72,23 @@ def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
     assert re.findall(r"{[a-z:]+}`|^:::.*|^:label:.*", plain, re.M) == []
     assert "\n```{" not in text
     assert len(re.findall("^```", text, re.M)) % 2 == 0
+
+
+@pytest.mark.parametrize("page", tangle.pages(), ids=lambda page: page.stem)
+def test_a_page_as_markdown_has_its_code_and_no_signs_of_myst(page):
+    text = website.markdown(page)
+    assert text.startswith("# ")
+    for cell in tangle.cells(page):
+        assert cell.source.strip() in text
+    plain = "".join(website.CODE.split(text)[::2])
+    assert re.findall(r"{[a-z:]+}`|^:::.*|^:label:.*", plain, re.M) == []
+    assert "\n```{" not in text and "mystnb:" not in text
+
+
+def test_llms_txt_lists_every_page():
+    text = website.for_machines("https://example.org/")
+    for page in tangle.pages()[1:]:
+        assert f"](https://example.org/take/{page.name})" in text
 
 
 def test_directives_become_plain_markdown():
@@ -133,6 +152,51 @@ def test_a_formula_becomes_mathml_with_its_source():
 def test_a_function_has_room_unless_a_bracket_follows(source, spaces):
     text = mathematics.mathml(nodes.math("", source), block=False)
     assert text.count("<mspace") == spaces and "ApplyFunction" not in text
+
+
+# --- the cover, and how chapters begin ---------------------------------------
+
+
+def test_the_strip_has_all_lines_of_the_program_that_chapters_write():
+    book = hypertext.Book()
+    spans = openings.spans(book.parts)
+    lines = book.program.text.split("\n")
+    own = {n for first, last in spans.values() for n in range(first, last + 1)}
+    for number, line in enumerate(lines, 1):
+        assert number in own or not line or line.startswith("#"), (number, line)
+    assert sum(last - first + 1 for first, last in spans.values()) == len(own)
+    drawn = dict(openings.segments(book, CHAPTERS[4]))
+    assert [page for page in drawn if ' class="on"' in drawn[page]] == [CHAPTERS[4]]
+    first, last = spans[CHAPTERS[4]]
+    width = 100 * (last - first + 1) / (len(lines) - 1)
+    assert f"width: {width:.2f}%" in drawn[CHAPTERS[4]]
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
+def test_a_chapter_asks_one_question_below_its_title_and_belongs_to_a_part(page):
+    text = page.read_text("utf-8")
+    [question] = re.findall(r"^# .+\n\n```{question}\n(.+)\n```$", text, re.M)
+    assert question.endswith("?") and len(question) < 90
+    assert openings.part_of(page)
+
+
+def test_what_is_offered_is_there(tmp_path):
+    site = tmp_path / "html"
+    (site / "take").mkdir(parents=True)
+    (site / "book").mkdir()
+    (site / "take" / "minigpt.py").write_text("x" * 10**5)
+    page = site / "book" / "index.html"
+    page.write_text(f"<p>Before.</p>{cover.downloads(site / 'take')}<p>After.</p>")
+    assert "make pdf epub" in page.read_text()
+    assert "minigpt.py</a> the program alone, 0.1 MB" in page.read_text()
+    for name, size in (("MiniGPT.epub", 1_500_000), ("minigpt.pdf", 9_960_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+        cover.offer(tmp_path / name, site)
+    text = page.read_text()
+    assert "1.5 MB" in text and "10.0 MB" in text and "make pdf" not in text
+    assert text.startswith("<p>Before.") and text.endswith("</ul><p>After.</p>")
+    for name in re.findall(r'href="../([^"]+)"', text):
+        assert (site / name).exists()
 
 
 def test_the_program_after_a_chapter_is_what_its_first_chapters_tangle_to():

@@ -2,7 +2,7 @@
 
 There their text is in the page's font, their colours are variables of the theme
 (`figures.css` says what they are in the dark), and their links lead to chapters.
-Other formats than HTML show the images as they are, in the light theme's colours.
+An e-book shows the images as they are, in the light theme's colours.
 The directive `model` draws the whole model, and lights the part that it names.
 """
 
@@ -25,6 +25,7 @@ COLOURS = {  # of the light theme; figures.py and the drawings use no others
     "#ffffff": "paper",
     "#2069b0": "blue",
     "#c2410c": "orange",
+    "#b57600": "gold",
     "#23784a": "green",
     "#7a4bb3": "violet",
     "#0a7d91": "teal",
@@ -38,6 +39,8 @@ DESC = re.compile(r"<desc>(.+?)</desc>", re.S)
 LINK = re.compile(r' href="(\w+)\.md(#[^"]*)?"')
 NUMBER = re.compile(r"\d+\.\d{3,}")
 BOX = re.compile(r'viewBox="0 0 ([\d.]+) ')
+VARIABLE = re.compile(r"var\(--figure-\w+, (#\w+)\)")
+XML = 'xmlns="http://www.w3.org/2000/svg"'
 OUTSIDE = re.compile(r' (xmlns(:xlink)?|version|width|height|font-family)="[^"]*"')
 log = logging.getLogger(__name__)
 
@@ -115,8 +118,9 @@ def describe(app: Sphinx, doctree: nodes.document) -> None:
 
 def draw(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put the SVG of each image of a page in its place."""
-    if app.builder.format != "html" or app.builder.name == "epub":
+    if app.builder.format != "html":
         return
+    ebook = app.builder.name == "epub"  # whose readers know no variables, but images
 
     def link(there: re.Match[str]) -> str:
         page = f"book/{there[1]}"
@@ -126,6 +130,8 @@ def draw(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         return f' href="{there_from_here}{there[2] or ""}"'
 
     for image in drawn(app, doctree):
+        if ebook and "lit" not in image:
+            continue
         text = Path(app.srcdir, image["uri"]).read_text("utf-8")
         strange = {*COLOUR.findall(" ".join(TAG.findall(text)))} - COLOURS.keys()
         if strange or not image["alt"]:
@@ -139,6 +145,8 @@ def draw(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             f' id="part-{image.get("lit")}"', ' class="lit" aria-current="true"'
         )
         text = LINK.sub(link, svg_for_page(text, image["alt"]))
+        if ebook:
+            text = VARIABLE.sub(r"\1", text.replace("<svg", f"<svg {XML}", 1))
         image.replace_self(nodes.raw("", text, format="html"))
 
 

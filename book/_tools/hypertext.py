@@ -182,6 +182,8 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             link = nodes.Text(f"lines {first} to {last} of {file}")
         label = nodes.paragraph("", "becomes ", link, classes=["becomes"])
         node.insert(0, label)
+        code = next(node.findall(nodes.literal_block))
+        code["linenos"], code["highlight_args"] = True, {"linenostart": first}
 
 
 def reading_minutes(doctree: nodes.document) -> int:
@@ -199,16 +201,6 @@ def reading_minutes(doctree: nodes.document) -> int:
         for paragraph in doctree.findall(nodes.paragraph)
     )
     return max(5, round(words / 1000) * 5)
-
-
-@per_page
-def tell_time(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Say under the title how long a chapter takes."""
-    if tangle.CHAPTER.fullmatch(Path(docname).name) is None:
-        return
-    title = next(doctree.findall(nodes.title))
-    text = f"{reading_minutes(doctree)} minutes to read"
-    title.parent.insert(1, nodes.paragraph("", text, classes=["minutes"]))
 
 
 class ProgramDirective(SphinxDirective):
@@ -332,7 +324,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-resolved", resolve_links)
     app.connect("doctree-resolved", mend_ids)
     app.connect("doctree-resolved", mend_titles)
-    app.connect("doctree-resolved", tell_time)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True}

@@ -1,10 +1,11 @@
 """A Sphinx extension: what the site offers beside its pages.
 
 In the folder `take` of the site lie `minigpt.py`, `minigpt.zip` (the program, its corpus
-and model, the chapters as they were written and as notebooks), and for each chapter its
-notebook and the program as it stands after it. Every page gets a description and a title
+and model, the chapters as they were written and as notebooks), each page as plain
+Markdown, which `llms.txt` lists, and for each chapter its notebook and the program as it
+stands after it. Every page gets a description and a title
 for whoever links to it; a page that is not there says so; the footer tells version and
-licence. The directive `chapter-cards` is the table of contents of the first page.
+licence.
 """
 
 import io
@@ -19,10 +20,10 @@ import jupytext
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 import tangle
-from hypertext import Book, last_line, page_name, reading_minutes
+from hypertext import Book, last_line
+from openings import parts_of_book
 
 ROOT = tangle.TOC.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -70,18 +71,23 @@ chapters, and <a href="{0}search.html">the search</a> looks into them.</p></html
 FENCED = re.compile(r"^(`{3,}){([\w-]+)} *(.*)\n((?:.*\n)*?)\1 *$", re.M)
 COLONS = re.compile(r"^:::+ *{([\w-]+)} *(.*)$", re.M)
 CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
+HEAD = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # of a page, or of a cell
 OPTION = re.compile(r"^:([\w-]+):? *(.*)\n?", re.M)
 
 
 def prose(text: str) -> str:
     """A page's Markdown as any notebook shows it: MyST's own signs become plain."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), text)
+    text = FENCED.sub(lambda m: plain(m[2], m[3], m[4]), HEAD.sub("", text))
     text = COLONS.sub(lambda m: plain(m[1], m[2], ""), text)
     text = re.sub(r"^:::+\s*$\n?", "", OPTION.sub("", text), flags=re.M)
     parts = CODE.split(text)
     parts[::2] = map(without_roles, parts[::2])
     return "".join(parts)
+
+
+def markdown(page: Path) -> str:
+    """A page, its code included, as plain Markdown."""
+    return prose(page.read_text("utf-8")).lstrip()
 
 
 def without_roles(text: str) -> str:
@@ -94,10 +100,14 @@ def without_roles(text: str) -> str:
 
 def plain(kind: str, title: str, body: str) -> str:
     """A directive in plain Markdown."""
-    body = OPTION.sub("", body).strip()
-    if kind in ("model", "live") or kind.endswith("-end"):
+    body = OPTION.sub("", HEAD.sub("", body)).strip()
+    if kind in ("model", "live", "ways-in", "downloads") or kind.endswith("-end"):
         return ""
-    if kind == "code-block":
+    if kind in ("cover", "question"):
+        return f"*{body}*"
+    if kind == "book-contents":
+        return body.replace("\n", "  \n")  # a line each
+    if kind in ("code-block", "code-cell"):
         return f"```{title}\n{body}\n```"
     if kind == "figure":
         return f"![]({title})\n\n{body}"
@@ -157,6 +167,17 @@ def chapters() -> list[Path]:
     return [page for page in tangle.pages() if tangle.CHAPTER.fullmatch(page.stem)]
 
 
+def for_machines(base: str) -> str:
+    """`llms.txt`: what a program that reads for somebody finds here, in Markdown."""
+    lines = [f"# {TITLE}", "", "> The chapters are the source of the program."]
+    for caption, pages in parts_of_book().items():
+        lines += ["", f"## {caption}", ""]
+        for page in pages:
+            lines.append(f"- [{tangle.title(page)[0]}]({base}take/{page.name})")
+    lines += ["", "## Program", "", f"- [minigpt.py]({base}take/minigpt.py)", ""]
+    return "\n".join(lines)
+
+
 def share_writers(app: Sphinx) -> None:
     """Let the joined page and the e-book be written as pages are."""
     writers = app.registry.translation_handlers
@@ -173,76 +194,13 @@ def write_downloads(app: Sphinx) -> None:
     (folder / "minigpt.zip").write_bytes(archive(base))
     for name in ("minigpt.py", "LICENSE", "book/_static/minigpt.js"):
         (folder / Path(name).name).write_bytes((ROOT / name).read_bytes())
+    for page in tangle.pages():
+        (folder / page.name).write_text(markdown(page), "utf-8")
+    Path(app.outdir, "llms.txt").write_text(for_machines(base), "utf-8")
     for page, program in stages(app.book):
         (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
         (folder / f"minigpt_{page.stem[:2]}.py").write_text(program, "utf-8")
     Path(app.outdir, "404.html").write_text(LOST.format(base or "/"), "utf-8")
-
-
-def offer(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Under the title of a chapter: its notebook, and the program after it."""
-    name = Path(docname).name
-    if tangle.CHAPTER.fullmatch(name) is None or app.builder.name != "html":
-        return
-    up = "../" * docname.count("/")
-    line = next(
-        node
-        for node in doctree.findall(nodes.paragraph)
-        if "minutes" in node["classes"]
-    )
-    for words, file in (
-        ("this chapter as a notebook", f"{name}.ipynb"),
-        ("the program as it stands after it", f"minigpt_{name[:2]}.py"),
-    ):
-        line += [
-            nodes.Text(" · "),
-            nodes.raw(
-                "", f'<a href="{up}take/{file}" download>{words}</a>', format="html"
-            ),
-        ]
-
-
-# --- the first page --------------------------------------------------------
-
-
-class CardsDirective(SphinxDirective):
-    """A card for each chapter: number, title, minutes, and what one builds in it.
-
-    Its lines say the last: `07 the block`.
-    """
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        told = dict(line.split(maxsplit=1) for line in self.content)
-        pages = {page.stem[:2]: page for page in chapters()}
-        if told.keys() != pages.keys():
-            raise self.error(f"a line for each chapter: {', '.join(pages)}")
-        cards = nodes.bullet_list(classes=["cards"])
-        for number, page in pages.items():
-            link = nodes.reference(
-                "",
-                f"{int(number)}. {tangle.title(page)[0]}",
-                internal=True,
-                page=page_name(page),
-                anchor="",
-            )
-            minutes = nodes.inline("", "", page=page_name(page), classes=["minutes"])
-            cards += nodes.list_item(
-                "",
-                nodes.paragraph("", "", link),
-                nodes.paragraph("", told[number]),
-                nodes.paragraph("", "", minutes),
-            )
-        return [cards]
-
-
-def fill_cards(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Write the minutes of each chapter on its card."""
-    for node in doctree.findall(nodes.inline):
-        if "page" in node:
-            minutes = reading_minutes(app.env.get_doctree(node["page"]))
-            node += nodes.Text(f"{minutes} minutes")
 
 
 # --- what others see of a page ---------------------------------------------
@@ -273,7 +231,7 @@ def describe(
     context["full_title"] = TITLE if first else f"{title} — MiniGPT"
     base, up = app.config.html_baseurl, "../" * pagename.count("/")
     context["address"] = base and f"{base}{pagename}.html"
-    context["picture"] = base and f"{base}_static/at-work.png"
+    context["picture"] = base and f"{base}_static/share.png"
     context["theme_extra_footer"] = FOOTER.format(up=up)
 
 
@@ -285,13 +243,10 @@ def settle(app: Sphinx, config) -> None:
 
 
 def setup(app: Sphinx) -> dict:
-    app.add_directive("chapter-cards", CardsDirective)
     for name in ("scroll.js", "print.js"):
         app.add_js_file(name, loading_method="defer")
     app.connect("config-inited", settle)
     app.connect("builder-inited", write_downloads)
     app.connect("builder-inited", share_writers)
-    app.connect("doctree-resolved", fill_cards)
-    app.connect("doctree-resolved", offer, priority=600)  # after the minutes
     app.connect("html-page-context", describe, priority=800)
     return {"version": "1", "parallel_read_safe": True}
