@@ -83,6 +83,15 @@ def test_a_page_loads_what_its_figures_need_and_no_more():
     }
 
 
+def test_no_class_of_a_figure_has_another_meaning_in_the_book():
+    for script in STATIC.glob("live*.js"):
+        words = re.findall(r'class="([a-z ]+)"', script.read_text("utf-8"))
+        classes = {name for word in words for name in word.split()} - {"live"}
+        for sheet in ("book.css", "figures.css"):
+            text = (STATIC / sheet).read_text("utf-8")
+            assert not classes & {*re.findall(r"\.([a-z]+)\b", text)}, (script, sheet)
+
+
 def test_scripts_are_small():
     assert all(len(script.read_bytes()) < 16_000 for script in STATIC.glob("live*.js"))
 

@@ -21,12 +21,12 @@ SEEN = """() => ({
     labels: [...document.querySelectorAll(".cells small")].map((e) => e.textContent),
     asks: [...document.querySelectorAll(".cells > span")].findIndex(
         (cell) => cell.classList.contains("asks")),
-    arcs: document.querySelectorAll(".strip path").length,
-    widest: Math.max(...[...document.querySelectorAll(".strip path")].map(
+    arcs: document.querySelectorAll(".looking path").length,
+    widest: Math.max(...[...document.querySelectorAll(".looking path")].map(
         (path) => parseFloat(path.style.strokeWidth))),
     head: [...document.querySelectorAll(".wall button")].findIndex(
         (button) => button.getAttribute("aria-checked") === "true"),
-    spoken: document.querySelector(".strip").getAttribute("aria-valuetext"),
+    spoken: document.querySelector(".looking").getAttribute("aria-valuetext"),
 })"""
 
 
@@ -129,7 +129,7 @@ def test_the_pointer_a_finger_and_the_keys_ask(chromium, folder):
     assert tab.evaluate(SEEN)["asks"] == 8
     tab.tap(cell(12))
     assert tab.evaluate(SEEN)["asks"] == 11
-    tab.focus(".strip")
+    tab.focus(".looking")
     for key, place in (("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 1), ("End", 19)):
         tab.keyboard.press(key)
         assert tab.evaluate(SEEN)["asks"] == place

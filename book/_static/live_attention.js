@@ -40,7 +40,7 @@ const html = ({ texts, full }) => `<div class="attention">
   <div class="texts" role="group" aria-label="The text">
     ${JSON.parse(texts).map(() => `<button type="button"><code></code></button>`).join("")}
   </div>
-  <div class="strip" role="slider" tabindex="0" aria-label="The character that asks"
+  <div class="looking" role="slider" tabindex="0" aria-label="The character that asks"
     aria-valuemin="1"><svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
     </svg><div class="cells" aria-hidden="true"></div></div>
   <div class="wall" role="radiogroup" aria-label="The head"></div>
@@ -70,7 +70,7 @@ function arc(query, key, T, weight) { // from one character to another, or to it
 function begin(box, data, status, ask) {
   const find = (selector) => box.querySelector(selector);
   const texts = JSON.parse(data.texts), came = data.looks.split(" ").map(unpacked);
-  const presets = [...box.querySelectorAll(".texts button")], strip = find(".strip");
+  const presets = [...box.querySelectorAll(".texts button")], strip = find(".looking");
   const wall = find(".wall"), own = find("textarea"), silence = find(".silence");
   const silenced = new Set(); // heads
   let characters = [], cells = [], unknown = [], weights, heads = Number(data.heads);
@@ -100,8 +100,8 @@ function begin(box, data, status, ask) {
   function show_row() { // of the query: arcs and shares
     const T = characters.length, seen = row(head, query);
     const order = [...seen.keys()].sort((a, b) => seen[a] - seen[b]);
-    find(".strip svg").setAttribute("viewBox", `0 0 ${T} 1`);
-    find(".strip svg").innerHTML = order.filter((t) => seen[t] >= 0.01)
+    find(".looking svg").setAttribute("viewBox", `0 0 ${T} 1`);
+    find(".looking svg").innerHTML = order.filter((t) => seen[t] >= 0.01)
       .map((t) => arc(query, t, T, seen[t])).join("");
     const labelled = new Set();
     for (const t of order.reverse()) { // the largest first; they must not touch
