@@ -29,7 +29,7 @@ SEEN = """() => ({
         (cell) => cell.classList.contains("asks")),
     guesses: document.querySelectorAll(".next li:not([hidden])").length,
     dots: document.querySelectorAll("svg.curve .dot").length,
-    waypoints: [...document.querySelectorAll("svg.curve .name")].map((e) => e.textContent),
+    waypoints: [...document.querySelectorAll("svg.curve .label")].map((e) => e.textContent),
 })"""
 
 

@@ -55,7 +55,7 @@ function racing(saved, { UNK, before, encode, drawn_from }) { // it travels as t
 
 /* --- In the page -------------------------------------------------------------------- */
 
-const WAY = (name) => `<section aria-label="${name}"><p class="name">${name}</p>
+const WAY = (name) => `<section aria-label="${name}"><p class="way">${name}</p>
   <pre tabindex="0" aria-label="What it writes, ${name.toLowerCase()}"></pre>
   <div class="view" aria-hidden="true"><i class="kept"></i><i class="read"></i></div>
   <dl>

@@ -22,7 +22,7 @@ function curve(box, lines, waypoints) { // -> where a step and a loss are, in pi
       `<text class="nats" x="${LEFT - 8}" y="${y(nats) + 4}">${nats}</text>`),
     ...Object.entries(waypoints).map(([name, loss]) =>
       `<path class="waypoint" d="M${LEFT} ${y(loss)}H${width - RIGHT}"/>
-      <text class="name" x="${width - RIGHT}" y="${y(loss) - 4}">${name}</text>`)];
+      <text class="label" x="${width - RIGHT}" y="${y(loss) - 4}">${name}</text>`)];
   const drawn = lines.map(({ points, look }) => look === "validation"
     ? points.map((point) => `<path class="dot" d="M${at(point)}h0"/>`).join("")
     : `<path class="${look}" d="M${seen(points).map(at).join("L")}"/>`);
