@@ -17,7 +17,7 @@ generate: .venv/base           ## write Python with the newest run
 test: .venv/test               ## are files in their form? and the quick tests
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto
 
 test-all: .venv/test           ## all tests
 	$(BIN)/python -m pytest

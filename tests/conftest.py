@@ -4,6 +4,8 @@ import os
 
 # Some virtual machines announce AMX instructions and then cannot run them.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process on each core: no more threads
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 import signal
@@ -11,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / part) for part in ("", "book", "book/_tools", "tests")]
@@ -32,6 +36,30 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def weights_js(tmp_path_factory) -> Path:
+    """The shipped model for a page, as the book's build writes it."""
+    import weights
+
+    path = tmp_path_factory.mktemp("weights") / "weights.js"
+    weights.main(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def coarse() -> "minigpt.Checkpoint":
+    """The shipped model with the rounded weights that a page has."""
+    import weights
+
+    saved = minigpt.load_checkpoint(minigpt.SHIPPED)
+    tensors = load(weights.in_bytes(minigpt.SHIPPED))
+    with torch.no_grad():
+        for name, p in saved.model.eval().named_parameters():
+            if p.dim() == 2:
+                p.copy_(tensors[f"model.{name}"] * tensors[f"scale.{name}"][:, None])
+    return saved
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))  # its absence is a failure
 SIZES = dict(context_length=16, d_model=24, n_layers=1, n_heads=2)
 SMALL = (
     "--preset tiny --context-length 16 --d-model 24 --n-layers 1 --n-heads 2 "
-    "--warmup-steps 4 --eval-windows 8 --device cpu"
+    "--warmup-steps 4 --eval-windows 8 --device cpu --dtype float32"
 ).split()
 SHORT_RUN = [  # of chapter 17, over after 20 steps
     *SMALL,

@@ -1,5 +1,7 @@
 """Chapter 10: the device, the precision, dice without memory."""
 
+import subprocess
+import sys
 from itertools import product
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import minigpt
 from minigpt import Machine, MiniGPTError, pick_machine, seed_dropout
 
 CPU = Machine(torch.device("cpu"), torch.float32)
@@ -82,6 +85,41 @@ def test_a_gpu_that_is_too_old_for_this_pytorch_is_found_at_once(pretend, monkey
     with pytest.raises(MiniGPTError, match=r"'cuda'.*no kernel.*cpu") as refused:
         pick_machine()
     assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "announced, probe, answer",
+    [
+        ({}, "print(True)", False),
+        ({"avx512_bf16": True}, "print(True)", True),
+        ({"amx_bf16": True}, "print(True)", True),
+        ({"avx512_bf16": True}, "print(False)", False),
+        ({"amx_bf16": True}, "import os; print(True, flush=True); os.abort()", False),
+        ({"amx_bf16": True}, "import no_such_module", False),
+    ],
+)
+def test_a_cpu_is_asked_in_a_process_that_may_die(
+    monkeypatch, announced, probe, answer
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: announced)
+    monkeypatch.setattr(minigpt, "PROBE", probe)
+    assert minigpt.bfloat16_is_fast() is answer
+
+
+def test_no_process_is_started_where_nothing_is_announced(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(minigpt.subprocess, "run", None)
+    assert minigpt.bfloat16_is_fast() is False
+
+
+@pytest.mark.slow
+def test_the_probe_measures_what_this_process_measures():
+    probe = [sys.executable, "-c", minigpt.PROBE]
+    done = subprocess.run(probe, capture_output=True, text=True, check=True)
+    has = torch.cpu.get_capabilities()
+    announced = has.get("avx512_bf16") or has.get("amx_bf16")
+    assert done.stdout.strip() in ("True", "False")
+    assert announced or done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("dtype", ["float8", "float16", ""])

@@ -99,6 +99,7 @@ def test_what_is_typed_goes_on_top_of_the_preset(line, corpus, home):
         sample_interval=20,
         sample_prompt="def ",
         device="cpu",
+        dtype="float32",
     )
     size = text.tokenizer.vocab_size
     assert state.model.config == replace(shape, vocab_size=size)
@@ -160,6 +161,27 @@ def test_samples_begin_with_def_where_the_text_is_python(tmp_path, words, prompt
     assert state.config.sample_prompt == words[:1]
     with pytest.raises(MiniGPTError, match="'λ' at position 0"):
         new_state(RunOptions(data=str(tmp_path)), "tiny", {"sample_prompt": "λ"})
+
+
+@pytest.mark.parametrize(
+    "fast, typed, kept",
+    [
+        (True, {}, "bfloat16"),
+        (False, {}, "auto"),
+        (True, {"dtype": "float32"}, "float32"),
+    ],
+)
+def test_a_run_keeps_that_its_cpu_is_fast_in_bfloat16(
+    corpus, tmp_path, monkeypatch, fast, typed, kept
+):
+    monkeypatch.setattr(minigpt, "bfloat16_is_fast", lambda: fast)
+    typed = dict(max_steps=2, d_model=24, context_length=16, device="cpu") | typed
+    run_train(data=str(corpus), run=str(tmp_path), preset="tiny", **typed)
+    monkeypatch.setattr(minigpt, "bfloat16_is_fast", lambda: 1 / 0)  # not asked again
+    run = minigpt.open_run(tmp_path, max_steps=3)
+    assert run.config.dtype == kept and run.step == 2
+    precise = torch.float32 if kept == "auto" else getattr(torch, kept)
+    assert run.machine.dtype == precise
 
 
 def test_a_misspelt_setting_is_refused_without_a_command_line(corpus, best, cwd):

@@ -1262,17 +1262,6 @@ def test_without_the_library_one_line_says_what_to_install(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_module_needs_none_of_it():
-    code = (
-        "import sys; sys.modules.update(tokenizers=None, transformers=None); "
-        "import minigpt; print(minigpt.load_checkpoint(minigpt.SHIPPED).step)"
-    )
-    status, out, err = shell(
-        "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]; {code}"
-    )
-    assert (status, out, err) == (0, "15500\n", "")
-
-
 def test_minigpt_itself_sends_such_a_checkpoint_here(folder, monkeypatch, capsys):
     read(folder)
     path = folder.parent / "read.safetensors"

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+import looks
 import minigpt
 import tangle
 import weights
@@ -195,6 +196,34 @@ def test_logits_are_those_of_the_program_on_100_prompts(tab, shipped, val):
     far = (logits(tab, "shipped", prompts) - ours(shipped.model, prompts)).abs().max()
     print(f"\nlogits differ by {far:.1e} at most")
     assert len(prompts) == 100 and far < 1e-3
+
+
+@in_browser
+def test_who_watches_sees_the_program_s_attention_and_can_silence_it(tab, shipped):
+    text = "self.width, self.wid"
+    ids, H = shipped.tokenizer.encode(text), shipped.model.config.n_heads
+    script = """([ids, silenced]) => {
+        const cache = minigpt.KVCache(shipped.model.config), seen = [];
+        const logits = ids.map((id) => shipped.model.forward(id, cache, (i, h, weights) => {
+            (seen[5 * i + h] ??= []).push([...weights]);
+            return 5 * i + h === silenced ? weights.fill(0) : weights;
+        }));
+        return [seen, [...logits.at(-1)]];
+    }"""
+    seen, _ = tab.evaluate(script, [ids.tolist(), -1])
+    expected = looks.weights_of(shipped.model, torch.tensor(ids.tolist()))
+    for head, rows in zip(expected, seen, strict=True):
+        for row, found in zip(head, rows, strict=True):
+            assert (row[: len(found)] - torch.tensor(found)).abs().max() < 1e-3
+            assert row[len(found) :].sum() == 0
+    assert len(seen) == 20 and expected[7, -1, 8] > 0.8
+    _, found = tab.evaluate(script, [ids.tolist(), 7])
+    silenced = load_checkpoint(SHIPPED).model.eval()
+    with torch.inference_mode():
+        weight = silenced.blocks[7 // H].attention.proj.weight
+        weight.unflatten(1, (H, -1))[:, 7 % H] = 0
+        far = silenced(torch.tensor([ids.tolist()]))[0, -1] - torch.tensor(found)
+    assert far.abs().max() < 1e-3
 
 
 @in_browser

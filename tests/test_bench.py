@@ -12,7 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 import learning
+import modern
 import peers
+import torch
 import tried
 
 CPU = peers.minigpt.pick_machine("cpu", "float32")
@@ -119,6 +121,68 @@ def test_the_table_of_what_did_not_help_shows_what_was_recorded():
         ]
         [row] = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
         assert row.split(" | ")[2:4] == cells
+
+
+@pytest.mark.parametrize("name", modern.VARIANTS)
+def test_a_newer_block_is_gpt2s_with_that_part_exchanged(name):
+    shape, _ = peers.make_configs("tiny", n_heads=4)
+    torch.manual_seed(0)
+    plain = peers.MiniGPT(shape)
+    torch.manual_seed(0)
+    model = modern.exchanged(shape, modern.VARIANTS[name]).eval()
+    ids = torch.arange(3, 43).view(1, -1)
+    with torch.no_grad():
+        logits, start = model(ids), model(ids[:, :20])
+    torch.testing.assert_close(logits[:, :20], start)  # it does not look ahead
+    parts = {name: p.shape for name, p in model.named_parameters()}
+    known = {name: p.shape for name, p in plain.named_parameters()}
+    if name == "GPT-2's block":
+        assert parts == known
+    elif name != "all five":  # RoPE has no table, RMSNorm and "no biases" no biases
+        gone = dict(RoPE="position", RMSNorm="norm", GQA="qkv", SwiGLU="mlp")
+        changed = {n for n in known if parts.get(n) != known[n]}
+        assert changed and all(gone.get(name, "bias") in n for n in changed)
+    else:
+        assert not any("bias" in n or "position" in n for n in parts)
+    shares = modern.GROUPS / shape.n_heads if name in ("GQA", "all five") else 1
+    assert modern.kept(model) == shares * 2 * shape.n_layers * shape.d_model
+
+
+@pytest.mark.slow
+def test_newer_blocks_are_measured_and_what_is_known_is_kept(
+    tmp_path, monkeypatch, capsys
+):
+    small = dict(context_length=16, d_model=32, n_layers=1, n_heads=4, batch_size=2)
+    monkeypatch.setattr(modern, "SHAPE", small)
+    (tmp_path / "text.py").write_text("x = [1, 2, 3]\n" * 2000, "utf-8")
+    words = ["--seconds", "0.1", "--rounds", "3", "--json", str(tmp_path / "a.json")]
+    words += ["--data", str(tmp_path / "text.py")]
+    record = modern.main([*words, "--seeds", "1"])
+    again = modern.main([*words, "--seeds", "2"])
+    assert [*again["variants"]] == [*modern.VARIANTS]
+    for name, measured in again["variants"].items():
+        first = record["variants"][name]
+        assert measured["nats"][:1] == first["nats"] and len(measured["nats"]) == 2
+        assert measured["steps"] == first["steps"] > 0 < min(measured["nats"]) < 5
+    assert capsys.readouterr().out.count("nats") == 2 * len(modern.VARIANTS)
+
+
+@pytest.mark.slow
+def test_the_judge_teaches_with_what_the_page_defines(tmp_path):
+    pytest.importorskip("matplotlib", reason="the page needs what builds the book")
+    import judge
+
+    words = ["--steps", "1", "--every", "1", "--texts", "2"]
+    record = judge.main([*words, "--json", str(tmp_path / "a.json")])
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == record
+    for name, price in judge.PRICES.items():
+        run = record["runs"][name]
+        assert run["price"] == price and len(run["rewards"]) == 1
+        first, then = run["points"]
+        assert 0.5 < first["loss"] < 1 and then["loss"] == pytest.approx(
+            first["loss"], abs=0.05
+        )
+        assert {0.0, 0.5, 1.0} >= {first["valid"], then["valid"]}
 
 
 @pytest.mark.slow

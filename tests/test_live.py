@@ -12,26 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load
 
 import tangle
-import weights
-from helpers import CHROMIUM, REQUIRED
-from minigpt import SHIPPED, load_checkpoint
+from live_page import LONG_TASKS, STATIC, STATUS, in_browser, live, troubles, write_page
 
-live = pytest.importorskip("live", reason="needs what builds the book: make .venv/book")
-from docutils import nodes  # noqa: E402
+nodes = pytest.importorskip("docutils.nodes")
 
 ROOT = Path(__file__).resolve().parents[1]
-STATIC = ROOT / "book" / "_static"
 TEXT = "def area(width, height):\n    return wid"
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>A page</title>
-<link rel="stylesheet" href="live.css"><main><h1>A page</h1>{marker}
-<figure id="fig"><svg width="300" height="100" role="img" aria-label="A text"></svg>
-<figcaption>A figure.</figcaption></figure><a href="#fig">a link</a></main>
-<script defer src="minigpt.js"></script><script defer src="live.js"></script></html>"""
-STATUS = "document.querySelector('[role=status]').textContent"
 SEEN = """() => ({
     text: document.querySelector("textarea").value,
     nats: [...document.querySelectorAll(".marks span")].map(
@@ -46,27 +34,25 @@ SEEN = """() => ({
 })"""
 
 
-def in_browser(test):
-    """A slow test that needs Chromium."""
-    skip = pytest.mark.skipif(not REQUIRED and not CHROMIUM, reason="needs Chromium")
-    return pytest.mark.slow(skip(test))
-
-
 # --- without a browser -------------------------------------------------------
 
 
 def test_a_marker_keeps_the_text_as_it_is():
-    node = {"kind": "reader", "instead": "fig", "full": True, "text": ' "a" < b\n  c'}
-    assert live.marker(node) == (
-        '<div hidden data-live="reader" data-instead="fig" '
-        'data-text=" &quot;a&quot; &lt; b&#10;  c" data-full="full"></div>\n'
+    data = live.begun(
+        "reader", {"instead": "fig", "full": None}, ['" \\"a\\" < b\\n c"']
     )
+    assert live.marker("reader", data) == (
+        '<div hidden data-live="reader" data-instead="fig" data-full="full" '
+        'data-text=" &quot;a&quot; &lt; b&#10; c"></div>\n'
+    )
+    assert live.begun("reader", {}, ["a", " b"]) == {"text": "a\n b"}
+    assert live.begun("attention", {}, ["a", '"b "']) == {"texts": ["a", "b "]}
 
 
 @pytest.mark.parametrize("builder, count", [("html", 1), ("epub", 0)])
 def test_only_the_site_has_markers(builder, count):
     page = nodes.section("", nodes.paragraph("", "Before."))
-    page += live.live(kind="reader", instead="fig", full=False, text="x")
+    page += live.live(kind="reader", data={"instead": "fig", "text": "x"})
     app = SimpleNamespace(builder=SimpleNamespace(name=builder))
     live.place(app, page, "page")
     assert len(page) == 1 + count and not [*page.findall(live.live)]
@@ -83,40 +69,35 @@ def test_a_live_figure_begins_with_the_text_of_the_static_one():
             [cell] = [c for c in text.split("```{code-cell}") if f"name: {name}" in c]
             places[name] = begun in text.replace(body, "")
             assert f"name: {name}" in cell
-    assert places == {"fig-cover": True, "fig-09-knobs": True}
+    assert places == {"fig-cover": True, "fig-09-knobs": True, "fig-play-text": True}
+
+
+def test_a_page_loads_what_its_figures_need_and_no_more():
+    kinds = live.kinds_on('<div data-live="reader"></div><div data-live="reader">')
+    assert kinds == ["reader"] and live.files([]) == []
+    names = live.files(kinds)
+    assert names[-3:] == ["minigpt.js", "live.js", "live_reader.js"]
+    assert "minigpt.js" not in live.files(["film"])
+    assert {*live.files([*live.KINDS])} == {
+        path.name for path in [*STATIC.glob("live*"), STATIC / "minigpt.js"]
+    }
 
 
 def test_scripts_are_small():
-    assert len((STATIC / "live.js").read_bytes()) < 20_000
+    assert all(len(script.read_bytes()) < 16_000 for script in STATIC.glob("live*.js"))
 
 
 # --- in a browser ------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, weights_js) -> Path:
     """A folder with a page of each kind, what they load, and the weights."""
     folder = tmp_path_factory.mktemp("live")
-    for name in ("minigpt.js", "live.js", "live.css"):
-        shutil.copy(STATIC / name, folder)
-    for full in (False, True):
-        node = {"kind": "reader", "instead": "fig", "full": full, "text": TEXT}
-        page = folder / ("full.html" if full else "page.html")
-        page.write_text(PAGE.format(marker=live.marker(node)), "utf-8")
-    weights.main(folder / "weights.js")
+    write_page(folder, "page.html", "reader", text=TEXT)
+    write_page(folder, "full.html", "reader", text=TEXT, full="full")
+    shutil.copy(weights_js, folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def coarse():
-    """The shipped model with the rounded weights that a page has."""
-    saved = load_checkpoint(SHIPPED)
-    tensors = load(weights.in_bytes(SHIPPED))
-    with torch.no_grad():
-        for name, p in saved.model.eval().named_parameters():
-            if p.dim() == 2:
-                p.copy_(tensors[f"model.{name}"] * tensors[f"scale.{name}"][:, None])
-    return saved
 
 
 def begin(chromium, folder: Path, page: str = "page.html", **how):
@@ -267,13 +248,15 @@ QUICK = "const PACE = 33;"
 @pytest.fixture(scope="module")
 def hasty(folder) -> Path:
     """The same folder; there the figure writes as fast as it can, and less."""
-    script = (folder / "live.js").read_text("utf-8")
+    script = (folder / "live_reader.js").read_text("utf-8")
     assert QUICK in script and "AT_ONCE = 400;" in script
     script = script.replace(QUICK, "const PACE = 0;").replace("= 400;", "= 60;")
     (folder / "hasty.js").write_text(script, "utf-8")
     for name in ("page", "full"):
         text = (folder / f"{name}.html").read_text("utf-8")
-        (folder / f"hasty_{name}.html").write_text(text.replace("live.js", "hasty.js"))
+        (folder / f"hasty_{name}.html").write_text(
+            text.replace("live_reader.js", "hasty.js")
+        )
     return folder
 
 
@@ -334,13 +317,7 @@ def test_no_task_of_the_page_is_long_while_it_writes_and_it_can_be_stopped(
     chromium, hasty
 ):
     tab = begin(chromium, hasty, "hasty_page.html")
-    watch = """() => {
-        window.long = [];
-        new PerformanceObserver((list) => long.push(
-            ...list.getEntries().map((entry) => entry.duration)
-        )).observe({ type: "longtask" });
-    }"""
-    tab.evaluate(watch)
+    tab.evaluate(LONG_TASKS)
     for _ in range(3):  # a machine with other work may hold the page up
         tab.evaluate("window.long.length = 0")
         began = tab.evaluate("performance.now()")
@@ -397,14 +374,11 @@ def test_without_javascript_the_static_figure_stays(chromium, folder):
 @in_browser
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
 def test_it_fits_and_can_be_read_by_all(chromium, folder, scheme, width):
-    axe = pytest.importorskip("axe_core_python.sync_playwright")
     size = {"width": width, "height": 800}
     tab = begin(chromium, folder, "full.html", color_scheme=scheme, viewport=size)
-    found = axe.Axe().run(tab, options={"runOnly": ["wcag2a", "wcag2aa"]})
-    wrong = [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]]
-    wide = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+    wrong = troubles(tab)
     heights = tab.evaluate(
         "['.marks', 'textarea'].map((e) => document.querySelector(e).scrollHeight)"
     )
     tab.close()
-    assert wrong == [] and wide <= 0 and heights[0] == heights[1]
+    assert wrong == [] and heights[0] == heights[1]

@@ -67,6 +67,7 @@ def failures(page: Path, *words: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_rest_of_the_page_runs(page):
     assert failures(page) == [
         "book/07_page.md:18: ZeroDivisionError: division by zero  [return 1 / x]",
@@ -75,10 +76,12 @@ def test_a_failing_cell_is_named_and_the_rest_of_the_page_runs(page):
     ]
 
 
+@pytest.mark.slow
 def test_cells_that_measure_time_run_only_when_asked_for(page):
     assert any("too slow" in line for line in failures(page, "--timing"))
 
 
+@pytest.mark.slow
 def test_a_page_that_ends_its_process_is_a_failure(page):
     text = PAGE.replace("halve(0)", "import os; os._exit(3)")
     page.write_text(text, "utf-8")
@@ -86,6 +89,7 @@ def test_a_page_that_ends_its_process_is_a_failure(page):
     assert failure.startswith("book/07_page.md:1: the page did not end")
 
 
+@pytest.mark.slow
 def test_every_seed_is_shifted_whoever_sets_it(page):
     code = (
         "import torch; g = torch.Generator().manual_seed(3); torch.manual_seed(5);"
@@ -98,6 +102,7 @@ def test_every_seed_is_shifted_whoever_sets_it(page):
     assert ", 5]" in seen[0] and ", 12]" in seen[7]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_what_a_machine_chooses_when_it_may(page):
     code = (
         "from minigpt import pick_machine as p; "

@@ -163,6 +163,7 @@ def test_stdout_is_prompt_text_and_newline_to_the_byte(trained):
     assert all(text.startswith(prompt) and text[-1] == "\n" for text in texts)
 
 
+@pytest.mark.slow
 def test_a_wrong_command_line_has_status_2_and_one_line(trained):
     status, out, err = shell(trained, "train", "--preset", "tiny")
     assert (status, out) == (2, "")
@@ -242,6 +243,7 @@ ENDLESS = [
 
 
 @posix
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_text_written_so_far(trained):
     process = start(trained, *ENDLESS)
     first = process.stdout.read(40)
@@ -253,6 +255,7 @@ def test_ctrl_c_keeps_the_text_written_so_far(trained):
 
 
 @posix
+@pytest.mark.slow
 def test_a_reader_may_close_the_pipe(trained):
     process = start(trained, *ENDLESS)
     assert process.stdout.read(5) == b"def f"
@@ -264,6 +267,7 @@ def test_a_reader_may_close_the_pipe(trained):
 # --- other alphabets -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_greek_is_written_in_utf_8_wherever_it_goes(tmp_path):
     text = "πάντα ῥεῖ καὶ οὐδὲν μένει"
     tokenizer = minigpt.Tokenizer(text)

@@ -1,45 +1,19 @@
-/* The live figures: a reader's own text, and the model that reads it, in the page.
-   Each stands in for a static figure, which stays without JavaScript and on paper.
-   The model is minigpt.js, in a worker; its weights come when a reader asks for them.
-   Where a page has `{live} reader`, a marker names the figure and brings its text. */
-(() => { "use strict";
+/* What the live figures of a page share: one worker with the model, the button that brings
+   a figure to life, and how characters and shares are told. Each stands in for a static
+   figure, which stays without JavaScript and on paper. A marker names its kind, the static
+   figure, and what it begins with; the file of the kind, `live_KIND.js`, calls `figure`.
+   The model is minigpt.js; its weights come when a reader asks for them. */
+const live = (() => { "use strict";
 const WEIGHTS = new URL("weights.js", document.currentScript.src).href;
-const SIZE = "4.8 MB";
-const LONGEST = 1500, AT_LEAST = 200, AT_ONCE = 400; // characters
-const PACE = 33; // milliseconds for a character at least, so that the bars can be seen
+const SIZE = "loads the model, 4.8 MB";
 
-/* --- In the worker: calls besides those of minigpt.js ------------------------------- */
+/* --- In the worker: what the calls of the kinds have in common ---------------------- */
 
-function reading(saved) { // it travels as text, and sees nothing of this file
+function tools(saved) { // it travels as text, and sees nothing of this file
   const PAD = 0, EOS = 1, UNK = 2;
-  let ids = [], nats = [], after = []; // what is read; after[n]: logits after n + 1
-  let cache, start, random;
 
   function known(character) {
     try { return saved().tokenizer.encode(character)[0]; } catch { return UNK; }
-  }
-
-  function softmax(logits) {
-    return minigpt.distribution(logits, { temperature: 1 });
-  }
-
-  function forget(n) { // what was read behind the first n ids
-    ids.length = Math.min(ids.length, n);
-    after.length = nats.length = ids.length;
-    if (cache) cache.length = Math.max(0, Math.min(cache.length, n - start));
-  }
-
-  function read_one(id) {
-    const { model } = saved(), n = ids.length;
-    nats.push(n ? -Math.log(softmax(after[n - 1])[id]) : 0);
-    ids.push(id);
-    const begin = minigpt.window_start(n + 1, model.config.context_length);
-    if (begin !== start) [cache, start] = [minigpt.KVCache(model.config), begin];
-    let logits;
-    while (start + cache.length < ids.length) {
-      logits = model.forward(ids[start + cache.length], cache);
-    }
-    after.push(logits);
   }
 
   function drawn_from(logits, { may_end }) { // as `generate` does
@@ -47,52 +21,63 @@ function reading(saved) { // it travels as text, and sees nothing of this file
     return logits.map((z, id) => never.includes(id) ? -Infinity : z);
   }
 
-  return {
-    read(text, caret, settings, guesses, most) { // at most so many characters more
-      const { before, tokenizer } = saved();
-      const given = before.length ? before : [EOS];
-      const wanted = [...given, ...Array.from(text, known)];
-      let same = 0;
-      while (same < ids.length && ids[same] === wanted[same]) same++;
-      forget(same);
-      for (const id of wanted.slice(same, same + most)) read_one(id);
-      const logits = after[given.length + caret - 1];
-      const learned = logits && softmax(logits);
-      const drawn = logits && minigpt.distribution(
-        drawn_from(logits, settings), settings);
-      const ranked = logits && [...logits.keys()].filter((id) => id !== PAD && id !== UNK)
-        .sort((a, b) => logits[b] - logits[a]).slice(0, guesses);
-      return {
-        done: ids.length === wanted.length,
-        nats: nats.slice(given.length),
-        unknown: wanted.slice(given.length).map((id) => id === UNK),
-        next: ranked && ranked.map((id) => ({
-          character: tokenizer.decode([id]), learned: learned[id], drawn: drawn[id] })),
-      };
-    },
-    seed(number) { random = minigpt.generator(number); },
-    draw: (settings) => saved().tokenizer.decode(
-      [minigpt.choose(drawn_from(after.at(-1), settings), settings, random)]),
-  };
+  return { PAD, EOS, UNK, drawn_from,
+    before: () => saved().before.length ? saved().before : [EOS],
+    encode: (text) => Array.from(text, known),
+    softmax: (logits) => minigpt.distribution(logits, { temperature: 1 }) };
 }
 
-/* --- What all figures share --------------------------------------------------------- */
+const more = [`() => ({})`]; // calls of the kinds on this page, as texts
+const all = () => `(saved) => { const tools = (${tools})(saved);
+  return Object.assign({}, ...[${more}].map((calls) => calls(saved, tools))); }`;
 
-let loading;
-function load() { // -> ask, of one worker for all figures of a page
+/* --- In the page -------------------------------------------------------------------- */
+
+let worker, loading, own = false; // is the model one that the reader brought?
+const ask = (...call) => (worker ??= minigpt.start_worker(all()))(...call);
+
+function load() { // -> ask, once the worker, one for all figures of a page, has a model
   async function begin() {
     const text = await minigpt.fetch_weights(WEIGHTS).catch(() => {
       throw new Error("The model did not arrive. Look whether you are online, and press the "
         + "button again. In a copy of the book, weights.js must lie in the folder _static.");
     });
-    const ask = minigpt.start_worker(reading);
     await ask("load", text);
     return ask;
   }
   return loading ??= begin().catch((error) => { loading = undefined; throw error; });
 }
 
-let stop_writing = () => {}; // never more than one figure writes
+async function replace(bytes) { // the model by a checkpoint's, or without one by the book's
+  stop();
+  const before = loading;
+  if (!bytes) loading = undefined;
+  const told = bytes ? await ask("load", bytes)
+    : await load().catch((error) => { loading = before; throw error; });
+  if (bytes) loading = Promise.resolve(ask);
+  own = Boolean(bytes);
+  document.dispatchEvent(new Event("live:model"));
+  invited.splice(0).forEach((open) => open());
+  return told;
+}
+
+async function bring(button, status) { // -> ask; or nothing, and the status says why
+  button.disabled = true;
+  status.textContent = "The model is on its way …";
+  try {
+    return await load();
+  } catch ({ message }) {
+    status.textContent = message;
+  }
+  button.disabled = false;
+  button.focus();
+}
+
+let stop = () => {};
+function run(mine) { // never more than one figure runs: this one can be stopped by `mine`
+  stop();
+  stop = mine;
+}
 
 const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "↵");
 const percent = (share) => share < 0.0005 ? "<0.1 %"
@@ -109,306 +94,57 @@ function code_point(character) {
   return `${spoken(character)} (U+${number})`;
 }
 
+function not_known(characters) { // a sentence about those, if there are any
+  const names = [...new Set(characters.map(code_point))];
+  return names.length ? `The model does not know ${names.slice(0, 3).join(", ")}`
+    + `${names.length > 3 ? " and others" : ""}: it reads a gap there.` : "";
+}
+
 function element(html) {
   const template = document.createElement("template");
   template.innerHTML = html.trim();
   return template.content.firstChild;
 }
 
-/* --- A text that the model reads as one types --------------------------------------- */
-
-const GUESS = `<li><button type="button" class="guess">
-  <code></code><span class="bar"></span><span class="share"></span></button></li>`;
-
-const HINT = `<p class="hint">Grey is what the model learned, colour what the knobs make of it.
-  Let it write; then put the caret behind any character, and take another way from there. What
-  followed is cut off, and Undo brings it back.</p>`;
-
-const READER = (full) => `<div class="reader${full ? " full" : ""}">
-  ${full ? HINT : ""}
-  <div class="paper">
-    <pre class="marks" aria-hidden="true"></pre>
-    <textarea maxlength="${LONGEST}" spellcheck="false" autocapitalize="off"
-      autocomplete="off" autocorrect="off"
-      aria-label="A text that the model reads while you type"></textarea>
-  </div>
-  <div class="next">
-    <p class="after">After <code></code> <span></span></p>
-    <ol aria-label="The likeliest next characters">${GUESS.repeat(full ? 14 : 6)}</ol>
-    <button type="button" class="take">Take its guess <kbd>Ctrl →</kbd></button>
-  </div>
-  <div class="doing">
-    <button type="button" class="write">Let it write</button>
-    <button type="button" class="undo" disabled>Undo</button>
-    <details><summary>How it chooses</summary><div class="knobs">
-      <label>temperature <output></output>
-        <input name="temperature" type="range" min="0" max="3" step="0.05" value="0.8"></label>
-      <label>top-k <output></output>
-        <input name="top_k" type="range" min="1" max="97" value="97"></label>
-      <label>top-p <output></output>
-        <input name="top_p" type="range" min="0.05" max="1" step="0.05" value="1"></label>
-      <label>seed <input name="seed" inputmode="numeric" autocomplete="off" value="7"></label>
-    </div></details>
-  </div>
-</div>`;
-
-function reader(box, first, full, ask) {
-  const find = (selector) => box.querySelector(selector);
-  const text = find("textarea"), marks = find(".marks"), knobs = find("details");
-  const rows = [...box.querySelectorAll(".next li")], write_button = find(".write");
-  const status = box.parentNode.querySelector("[role=status]");
-  const field = (name) => find(`[name=${name}]`);
-  const end = document.createTextNode("\u200b"); // so that an empty last line has a height
-  const past = []; // texts before what the model did to them
-  let characters = [], cells = [], shown = []; // of the text: what, where, and its nats
-  let next = [], turn = 0, place = -1, fresh = false, looking = null;
-  let seed = field("seed").value, writing = null, written = 0, pausing;
-
-  // What the reader has set. Nothing else can be entered.
-
-  function settings() {
-    const top_k = Number(field("top_k").value);
-    return { temperature: Number(field("temperature").value),
-      top_k: top_k === Number(field("top_k").max) ? 0 : top_k,
-      top_p: Number(field("top_p").value),
-      may_end: !writing || written >= AT_LEAST };
-  }
-
-  function tell_settings() {
-    const { temperature, top_k, top_p } = settings();
-    const told = { temperature: temperature || "0: always the likeliest",
-      top_k: top_k || "all", top_p: top_p < 1 ? top_p : "1: all" };
-    for (const [name, value] of Object.entries(told)) {
-      field(name).previousElementSibling.textContent = value;
-      field(name).setAttribute("aria-valuetext", value);
-    }
-  }
-
-  function check_seed() {
-    const { value } = field("seed");
-    if (/^\d*$/.test(value) && Number(value) < 2 ** 32) seed = value;
-    else field("seed").value = seed;
-  }
-
-  // The text, a bar below each character, and what may come at the caret.
-
-  const caret = () => Array.from(text.value.slice(0, text.selectionStart)).length;
-
-  function lay_out() { // a cell for each character; those that are the same stay
-    const before = characters;
-    characters = Array.from(text.value);
-    let same = 0;
-    while (same < before.length && before[same] === characters[same]) same++;
-    for (const cell of cells.splice(same)) cell.remove();
-    shown.length = same;
-    for (const character of characters.slice(same)) {
-      const cell = document.createElement("span");
-      cell.textContent = character;
-      cells.push(cell);
-    }
-    marks.append(...cells.slice(same), end);
-    marks.querySelector(".here")?.classList.remove("here");
-    cells[place]?.classList.add("here");
-  }
-
-  function show({ nats, unknown, next: guesses }) {
-    cells.forEach((cell, i) => {
-      if (nats[i] === undefined || shown[i] === nats[i]) return;
-      shown[i] = nats[i];
-      cell.classList.toggle("unknown", unknown[i]);
-      cell.style.setProperty("--nats", Math.min(nats[i], 5));
-    });
-    if (!guesses) return;
-    next = guesses;
-    const shaped = writing || knobs.open;
-    const context = characters.slice(Math.max(0, place - 7), place).join("");
-    find(".after code").textContent = visible(context) || "<eos>";
-    find(".after span").textContent = shaped ? "it draws from" : "it expects";
-    rows.forEach((row, i) => {
-      const { character, learned, drawn } = next[i], share = shaped ? drawn : learned;
-      const [button, code, bar, number] = row.querySelectorAll("*");
-      code.textContent = visible(character) || "end";
-      bar.style.setProperty("--learned", learned);
-      bar.style.setProperty("--share", share);
-      number.textContent = share ? percent(share) : "out";
-      button.classList.toggle("out", !share);
-      button.setAttribute("aria-label",
-        `${spoken(character)}, ${share ? percent(share) : "left out"}`);
-    });
-  }
-
-  function say(sentence) {
-    clearTimeout(pausing);
-    status.textContent = sentence;
-  }
-
-  function say_what_it_sees() {
-    const strange = characters.filter((_, i) => cells[i].classList.contains("unknown"));
-    if (strange.length) {
-      const names = [...new Set(strange.map(code_point))];
-      return say(`The model does not know ${names.slice(0, 3).join(", ")}`
-        + `${names.length > 3 ? " and others" : ""}: it reads a gap there.`);
-    }
-    const last = characters[place - 1], chance = percent(Math.exp(-shown[place - 1]));
-    const told = next.slice(0, 3).map(({ character, learned }) =>
-      `${spoken(character)} ${percent(learned)}`).join(", ");
-    say((last ? `It gave ${spoken(last)} a chance of ${chance}. ` : "") + `Next: ${told}.`);
-  }
-
-  async function read() { // in pieces, so that what is typed meanwhile is not kept waiting
-    while (!fresh) {
-      const asked = turn;
-      const seen = await ask("read", text.value, place, settings(), rows.length, 8);
-      if (asked !== turn) continue;
-      show(seen);
-      fresh = seen.done;
-    }
-    looking = null;
-  }
-
-  function look() { // promises that the text, as it is then, has been read
-    [turn, fresh, place] = [turn + 1, false, caret()];
-    lay_out();
-    return looking ??= read();
-  }
-
-  async function look_and_tell() {
-    clearTimeout(pausing);
-    await look();
-    clearTimeout(pausing);
-    if (!writing) pausing = setTimeout(say_what_it_sees, 500);
-  }
-
-  // What the model adds goes to the caret; what stood behind it is cut off.
-
-  function put(character) {
-    text.value = text.value.slice(0, text.selectionStart) + character;
-    text.setSelectionRange(text.value.length, text.value.length);
-    find(".paper").scrollTop = find(".paper").scrollHeight;
-  }
-
-  function remember() {
-    past.push([text.value, text.selectionStart]);
-    find(".undo").disabled = false;
-  }
-
-  function take(character) {
-    stop();
-    if (!character) return say("Here the model would end its text.");
-    if (text.selectionStart >= LONGEST) return say(`${LONGEST} characters are the most.`);
-    remember();
-    put(character);
-    look_and_tell();
-  }
-
-  async function take_guess() { // that of the text as it is now
-    while (!fresh && !writing) await looking;
-    if (fresh) take(next[0].character);
-  }
-
-  function undo() {
-    stop();
-    const [before, at] = past.pop();
-    find(".undo").disabled = !past.length;
-    if (!past.length && document.activeElement === find(".undo")) text.focus();
-    text.value = before;
-    text.setSelectionRange(at, at);
-    look_and_tell();
-  }
-
-  function stop() {
-    writing = null;
-    write_button.textContent = "Let it write";
-  }
-
-  async function write() {
-    stop_writing();
-    stop_writing = stop;
-    remember();
-    put("");
-    const mine = writing = {}; // {} is equal to itself only
-    write_button.textContent = "Stop";
-    say(`It writes, with seed ${Number(seed)}.`);
-    let ended = false;
-    written = 0;
-    await ask("seed", Number(seed));
-    while (!ended && written < AT_ONCE && text.value.length < LONGEST) {
-      const began = performance.now();
-      await look();
-      await wait(PACE - (performance.now() - began));
-      if (writing !== mine) break;
-      const character = await ask("draw", settings());
-      if (writing !== mine) break;
-      put(character);
-      ended = character === "";
-      written += character.length;
-    }
-    if (writing && writing !== mine) return; // begun anew
-    stop();
-    await look();
-    say(`It ${ended ? "ended its text after" : "wrote"} ${written} characters, with seed `
-      + `${Number(seed)}.`);
-  }
-
-  text.value = first;
-  text.setSelectionRange(first.length, first.length);
-  knobs.open = full;
-  tell_settings();
-  text.addEventListener("input", () => { stop(); look_and_tell(); });
-  for (const event of ["keyup", "pointerup", "selectionchange"]) {
-    text.addEventListener(event, () => {
-      if (!writing && caret() !== place) look_and_tell();
-    });
-  }
-  text.addEventListener("keydown", (event) => {
-    const at_end = text.selectionStart === text.value.length;
-    if (event.key !== "ArrowRight" || !(event.ctrlKey || event.altKey) || !at_end) return;
-    event.preventDefault();
-    take_guess();
-  });
-  find(".take").addEventListener("click", take_guess);
-  rows.forEach((row, i) => row.addEventListener("click", () => take(next[i].character)));
-  find(".undo").addEventListener("click", undo);
-  write_button.addEventListener("click", () => writing ? stop() : write());
-  knobs.addEventListener("toggle", () => writing || look_and_tell());
-  knobs.addEventListener("input", (event) => {
-    if (event.target.name === "seed") return check_seed();
-    tell_settings();
-    if (!writing) look_and_tell();
-  });
-  field("seed").addEventListener("change", () => { field("seed").value = Number(seed); });
-  text.focus({ preventScroll: true });
-  return look_and_tell();
-}
-
 /* --- Where a page has a marker ------------------------------------------------------ */
 
-function invite(marker) { // a button below the static figure, which brings the live one
-  const { instead, text, full } = marker.dataset;
-  const figure = document.getElementById(instead);
+const invited = []; // figures that nobody has touched yet
+
+function invite(marker, { button: label, needs_model, html, begin }) {
+  const figure = document.getElementById(marker.dataset.instead);
   if (!figure) return;
-  const box = element(`<div class="live"><p class="invite"><button type="button">Try it with
-    your own text</button> <span>loads the model, ${SIZE}</span></p>
-    <p class="status" role="status"></p></div>`);
+  const box = element(`<div class="live"><p class="invite"><button type="button">${label}
+    </button> ${needs_model ? `<span>${SIZE}</span>` : ""}</p>
+    <p class="status" role="status"></p>
+    <p class="back" hidden><button type="button">Show the drawing</button></p></div>`);
   figure.insertBefore(box, figure.querySelector("figcaption"));
-  const [button, status] = box.querySelectorAll("button, [role=status]");
-  button.addEventListener("click", async () => {
-    button.disabled = true;
-    status.textContent = "The model is on its way …";
-    try {
-      const ask = await load();
-      const live = element(READER(full));
-      box.querySelector(".invite").remove();
-      box.prepend(live);
-      figure.classList.add("is-live");
-      await reader(live, text, Boolean(full), ask);
-    } catch ({ message }) {
-      button.disabled = false;
-      button.focus();
-      status.textContent = message;
-    }
-  });
+  const [button, status, back] = box.querySelectorAll(":scope > p button, [role=status]");
+  const open = async () => {
+    const ask = needs_model && await bring(button, status);
+    if (needs_model && !ask) return;
+    const content = element(html(marker.dataset));
+    if (!box.querySelector(".invite")) return; // it has been opened meanwhile
+    box.querySelector(".invite").remove();
+    box.prepend(content);
+    figure.classList.add("is-live");
+    back.parentNode.hidden = false;
+    back.addEventListener("click", () => {
+      stop();
+      const lives = figure.classList.toggle("is-live");
+      content.hidden = status.hidden = !lives;
+      back.textContent = lives ? "Show the drawing" : "Back to your own hands";
+    });
+    begin(content, marker.dataset, status, ask);
+  };
+  button.addEventListener("click", open);
+  invited.push(() => figure.matches(".is-live") || open());
 }
 
-document.querySelectorAll("[data-live=reader]").forEach(invite);
+function figure(kind, { calls, ...how }) { // how each of this kind comes to life
+  if (calls) more.push(`${calls}`);
+  document.querySelectorAll(`[data-live=${kind}]`).forEach(
+    (marker) => invite(marker, how));
+}
+
+return { figure, bring, load, replace, brought: () => own, run, SIZE, visible, percent, wait, spoken, not_known, element };
 })();

@@ -42,15 +42,13 @@ function softmax(z) {
   return powers.map((power) => power / sum);
 }
 
-function attention(q, k, v) { // (D), (T, D), (T, D) -> (D)
+function attention(q, k, v, watch) { // (D), (T, D), (T, D) -> (D)
   const D = q.length, y = new Float32Array(D);
   const scores = new Float64Array(k.length / D);
   for (let t = 0; t < scores.length; t++) {
-    let sum = 0;
-    for (let d = 0; d < D; d++) sum += q[d] * k[t * D + d];
-    scores[t] = sum / Math.sqrt(D);
+    for (let d = 0; d < D; d++) scores[t] += q[d] * k[t * D + d];
   }
-  const weights = softmax(scores);
+  const weights = watch(softmax(scores.map((sum) => sum / Math.sqrt(D))));
   for (let t = 0; t < scores.length; t++) {
     for (let d = 0; d < D; d++) y[d] += weights[t] * v[t * D + d];
   }
@@ -88,7 +86,7 @@ const within = (take, part) => (name, ...shape) =>
 function MultiHeadAttention({ d_model: C, n_heads: H }, take) {
   const qkv = Linear(C, 3 * C, within(take, "qkv")), D = C / H;
   const proj = Linear(C, C, within(take, "proj"));
-  return (x, remember) => { // (C) -> (C); `remember` adds the past
+  return (x, remember) => { // (C) -> (C); `remember` adds past, watch
     const all = qkv(x), y = new Float32Array(C);
     for (let h = 0; h < H; h++) {
       const [q, k, v] = [0, C, 2 * C].map(
@@ -137,10 +135,11 @@ function MiniGPT(config, take) { // `take` gives a tensor, by name and shape
     (_, i) => Block(config, within(take, `blocks.${i}`)));
   const norm = LayerNorm(C, within(take, "norm"));
   const head = take("head.weight", V, C);
-  const forward = (id, cache) => { // -> logits (V) for the token after it
+  const forward = (id, cache, watch = (i, h, w) => w) => { // -> logits (V)
     let x = embed(id, cache.length);
     blocks.forEach((block, i) => {
-      x = block(x, (...hkv) => cache.append(i, ...hkv));
+      x = block(x, (h, ...kv) => [...cache.append(i, h, ...kv),
+        (weights) => watch(i, h, weights)]);
     });
     cache.length += 1;
     return multiply(head, norm(x));
@@ -347,4 +346,4 @@ return { distribution, choose, generator, generate, uncached, cached, steps,
 })();
 
 
-// tangled: a4c794612ba28994b4b6fca99c7185aa67d78059a0e1bf4bd15794ee8bf6bb67
+// tangled: bf3db714c842b75235aef59e029744ac0c869bdf2b4d88e13bc6d532811aea8e

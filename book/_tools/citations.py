@@ -8,6 +8,7 @@ from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.unsrt import Style
 from pybtex.style.labels import BaseLabelStyle as LabelStyle
+from pybtex.style.sorting import BaseSortingStyle as SortingStyle
 from sphinx.application import Sphinx
 
 import tangle
@@ -58,13 +59,22 @@ class AuthorYear(LabelStyle):
             yield f"{told}, {entry.fields['year']}"
 
 
+class ByLabel(SortingStyle):
+    """Entries in the order of their labels, as the text cites them."""
+
+    def sorting_key(self, entry) -> str:
+        [label] = AuthorYear().format_labels([entry])
+        return label.lower()
+
+
 class ByAuthor(Style):
     """The list of references, in the order of authors and years."""
 
-    default_label_style, default_sorting_style = AuthorYear, "author_year_title"
+    default_label_style, default_sorting_style = AuthorYear, "by_label"
 
 
 def setup(app: Sphinx) -> dict:
+    register_plugin("pybtex.style.sorting", "by_label", ByLabel)
     register_plugin("pybtex.style.formatting", "by_author", ByAuthor)
     app.connect("doctree-resolved", cited_by)
     return {"version": "1", "parallel_read_safe": True}

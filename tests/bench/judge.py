@@ -1,0 +1,99 @@
+"""A model that learns from a judge: the exercise of chapter 15, as long as it takes.
+
+    python tests/bench/judge.py --json book/runs/judge.json    about half an hour
+
+The functions are those of the page. The shipped model learns to write functions that
+compile, once for that reward alone, and once with a price for each nat by which it
+leaves what it was. Now and then 64 texts are written and looked at, and the loss is
+measured on unseen text. Needs what builds the book.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from learning import CPU, ROOT, tangle
+from tried import processor
+
+import minigpt
+
+sys.path.insert(0, str(ROOT / "book"))  # for figures, which the page imports
+PAGE = ROOT / "book" / "15_watching.md"
+NEEDED = re.compile(r"^def (function_of|written|nats_of)\b", re.M)
+PRICES = {"the judge alone": None, "with a price": 0.1}
+STEPS = {"the judge alone": 60, "with a price": 100}
+
+
+def definitions(corpus: minigpt.Corpus) -> dict:
+    """What the page has defined when the exercise begins, and the solution."""
+    first, *others = tangle.cells(PAGE)
+    space = {"corpus": corpus}
+    for cell in [first, *(cell for cell in others if NEEDED.search(cell.source))]:
+        exec(cell.compile(), space)
+    return space
+
+
+def look(space: dict, model: minigpt.MiniGPT, val: minigpt.Dataset, n: int) -> dict:
+    """How many of n texts begin with a valid function, and what these are like."""
+    texts = space["texts_of"](space["written"](model, 10_000, n))
+    valid = [text for text in texts if space["function_of"](text)]
+    lengths = [len(space["first_of"](text)) for text in valid]
+    statements = [len(space["function_of"](text).body) for text in valid]
+    return dict(
+        valid=len(valid) / n,
+        characters=statistics.median(lengths or [0]),
+        statements=statistics.median(statements or [0]),
+        different=len({space["first_of"](text) for text in valid}),
+        loss=round(minigpt.evaluate(model, val, CPU, 64), 4),
+        functions=[space["first_of"](text) for text in valid[:12]],
+    )
+
+
+def learn(space: dict, steps: int, price: float | None, every: int, n: int) -> dict:
+    """The mean reward of each step, and what was seen before, between and after."""
+    model, old = (minigpt.load_checkpoint(minigpt.SHIPPED).model for _ in range(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    val = minigpt.Dataset(space["corpus"].val, model.config.context_length)
+    rewards, points = [], []
+    begin = time.thread_time()
+    for step in range(steps + 1):
+        if step % every == 0:
+            points.append({"step": step} | look(space, model.eval(), val, n))
+            told = {k: v for k, v in points[-1].items() if k != "functions"}
+            print(f"{time.thread_time() - begin:5.0f} s  {told}", flush=True)
+        if step == steps:
+            break
+        more = {} if price is None else dict(old=old, price=price)
+        rewards.append(
+            space["learn_from"](space["compiles"], model, optimizer, step, **more)
+        )
+    return dict(price=price, rewards=rewards, points=points)
+
+
+def main(words: list[str] | None = None) -> dict:
+    """Print what is seen; return the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, help="(60 and 100)")
+    parser.add_argument("--every", type=int, default=20, help="steps between looks")
+    parser.add_argument("--texts", type=int, default=64, help="for a look")
+    parser.add_argument("--json", default=os.devnull, help="where to keep them")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    space = definitions(minigpt.read_corpus())
+    record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs={})
+    for name, price in PRICES.items():
+        print(name)
+        steps = options.steps or STEPS[name]
+        record["runs"][name] = learn(space, steps, price, options.every, options.texts)
+        Path(options.json).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    return record
+
+
+if __name__ == "__main__":
+    main()
