@@ -192,6 +192,21 @@ def test_a_card_shows_what_a_link_leads_to(chromium, link, shown):
         tab.close()
 
 
+def test_a_name_has_no_card_in_the_cell_that_defines_it(chromium):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(address(ROOT / "book" / "13_checkpoints.md"))
+        links = tab.locator("a.name[href$='#def-write_atomically']:visible")
+        own = "e => Boolean(e.closest('.cell')?.querySelector('#def-write_atomically'))"
+        inside = [links.nth(n).evaluate(own) for n in range(links.count())]
+        links.nth(inside.index(True)).focus()
+        assert tab.evaluate(f"{CARD}.hidden")
+        links.nth(inside.index(False)).focus()
+        assert not tab.evaluate(f"{CARD}.hidden")
+    finally:
+        tab.close()
+
+
 def test_terms_references_and_names_in_prose_are_links():
     page = (HTML / "book" / "12_learning.html").read_text("utf-8")
     assert page.count('class="term reference internal"') >= 5

@@ -18,7 +18,8 @@
 
   function named(link) { // what the card of a name says
     const found = NAMES[decodeURI(link.hash).replace("#def-", "")];
-    if (!found) return [];
+    const own = document.getElementById(decodeURI(link.hash).slice(1))?.closest(".cell");
+    if (!found || own?.contains(link)) return []; // where it is defined, all can be read
     const code = document.createElement("code");
     code.textContent = found[0];
     return [code, found[1]];
