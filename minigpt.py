@@ -1243,7 +1243,8 @@ def finish(run: Run) -> None:
     loss = evaluate(run.model, run.val, run.machine)
     write_record(run, whole_val_loss=loss)
     tell(f"{loss:.3f} nats ({loss / math.log(2):.3f} bits) per character of the"
-         " whole validation split; write with:")
+         " whole validation split; write on the book's page Playground, or "
+         "with:")
 
 
 def one_step(run: Run) -> float:
@@ -1582,6 +1583,8 @@ def run_generate(**typed) -> int:
                               partial(saved.tokenizer.stream, read=ids))
     seconds = time.perf_counter() - began
     say(f"{written} characters, {written / seconds:,.0f} a second")
+    if isinstance(saved.tokenizer, Tokenizer):
+        say("the book's page Playground writes from this file, too")
     return 128 + ended.number if ended.number else 0
 
 
@@ -1688,4 +1691,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: d175d57598f8087028fd34e405b8fbff48746dac3628a5425d8405cdd259a85b
+# tangled: eb1600d96079f4f0d18d3aa37d99bdaba5c61eb7cf943a23f060544a8e69fd3b

@@ -189,7 +189,10 @@ def test_the_end_says_how_much_was_written_and_how_fast(line, best, monkeypatch)
             3,
         )
     )
-    assert err.splitlines()[-1] == "240 characters, 60 a second"
+    assert err.splitlines()[-2:] == [
+        "240 characters, 60 a second",
+        "the book's page Playground writes from this file, too",
+    ]
 
 
 def test_no_prompt_of_the_readme_is_answered_with_blanks(line):

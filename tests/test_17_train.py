@@ -220,8 +220,10 @@ def test_the_command_that_a_stopped_run_prints_goes_on_with_it(
 def test_the_command_that_a_finished_run_prints_writes(line, own_run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["minigpt.py"])
     status, out, _ = line("train", "--run", own_run, "--resume")
-    assert status == 0 and out.splitlines()[-2].endswith("write with:")
-    python, program, *words = shlex.split(out.splitlines()[-1])
+    told, command = out.splitlines()[-2:]
+    assert status == 0
+    assert told.endswith("; write on the book's page Playground, or with:")
+    python, program, *words = shlex.split(command)
     assert (python, program) == (sys.executable, "minigpt.py")
     status, out, err = line(*words, "--max-new-tokens", 3)
     assert status == 0 and str(own_run / "best.safetensors") in err

@@ -19,14 +19,15 @@ LENGTH = 40
 def tab(chromium, tmp_path_factory, weights_js):
     """A page whose figure writes less, so that the slow one ends, too."""
     folder = tmp_path_factory.mktemp("cache")
-    page = write_page(folder, "page.html", "cache", text="def ")
+    more = {"fig2": {"kind": "film", "text": "medium"}}
+    page = write_page(folder, "page.html", "cache", more, text="def ")
     shutil.copy(weights_js, folder)
     script = folder / "live_cache.js"
     assert "LENGTH = 400;" in script.read_text("utf-8")
     script.write_text(script.read_text().replace("= 400;", f"= {LENGTH};"))
     tab = chromium.new_page()
     tab.goto(page.as_uri())
-    tab.click("figure button")
+    tab.click("#fig button")
     yield tab
     tab.close()
 
@@ -34,7 +35,7 @@ def tab(chromium, tmp_path_factory, weights_js):
 def ended(tab) -> list[dict]:
     """What both have done when the figure has stopped by itself."""
     tab.wait_for_function(
-        "document.querySelector('.write')?.textContent === 'Start again'",
+        "document.querySelector('.race .write')?.textContent === 'Start again'",
         timeout=120_000,
     )
     return tab.evaluate(WAYS)
@@ -69,18 +70,31 @@ def test_both_write_the_same_text_and_their_positions_are_counted(tab):
 def test_another_text_can_be_begun_stopped_and_is_looked_at_first(tab):
     ended(tab)
     tab.fill(".race input", "caf\N{LATIN SMALL LETTER E WITH ACUTE} = ")
-    tab.click(".write")
+    tab.click(".race .write")
     tab.wait_for_function(f"{STATUS}.includes('(U+00E9)')")
     tab.wait_for_function(
         "document.querySelectorAll('.characters')[1].textContent > 3", timeout=60_000
     )
-    tab.click(".write")
+    tab.click(".race .write")
     tab.wait_for_function(f"{STATUS}.startsWith('Without the cache')")
     slow, fast = tab.evaluate(WAYS)
     assert fast["text"].startswith(slow["text"]) and slow["text"][:7] == "caf\xe9 = "
     assert f"{fast['count']} characters" in tab.evaluate(STATUS)
     tab.wait_for_timeout(200)
     assert tab.evaluate(WAYS) == [slow, fast]
+
+
+@in_browser
+def test_never_more_than_one_figure_runs(tab):
+    ended(tab)
+    race, play = tab.locator(".race .write"), tab.locator(".film .write")
+    race.click()
+    assert race.inner_text() == "Stop"
+    tab.click("#fig2 .invite button")
+    assert (race.inner_text(), play.inner_text()) == ("Start again", "Stop")
+    race.click()
+    assert (race.inner_text(), play.inner_text()) == ("Stop", "Play")
+    race.click()
 
 
 @in_browser
