@@ -105,13 +105,13 @@ def letter(axes: Axes, column: int, height: float, character: str) -> None:
 def surprise(text: str, nats: Sequence[float]) -> None:
     """A text over bars: the longer its bar, the less a character was expected.
 
-    What was all but certain, less than a twentieth of a nat, has none.
+    What was expected, to less than a fifth of a nat, has none.
     """
     lines, column, row = text.count("\n") + 1, 0, 0
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
     for character, loss in zip(text, nats, strict=False):  # the text may end first
         letter(axes, column, row + 0.25, character)
-        if character != "\n" and loss > 0.05:
+        if character != "\n" and loss > 0.2:
             axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=GOLD)
         column, row = (0, row + 1) if character == "\n" else (column + 1, row)
     axes.set(xlim=(0, 60), ylim=(lines, 0))

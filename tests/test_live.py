@@ -37,6 +37,20 @@ SEEN = """() => ({
 # --- without a browser -------------------------------------------------------
 
 
+def test_no_rule_of_the_book_means_a_part_of_a_live_figure():
+    """The book has a strip of its own, once with the name of that of attention."""
+    source = "".join(path.read_text("utf-8") for path in STATIC.glob("live*.js"))
+    parts = {
+        name
+        for names in re.findall(r'class="([\w -]+)["$]', source)
+        for name in names.split()
+    }
+    css = re.sub(r"/\*.*?\*/", "", (STATIC / "book.css").read_text("utf-8"), flags=re.S)
+    begun = re.findall(r"(?:^|[},{])\s*\.([\w-]+)", css)
+    assert "strip" in parts and "program-strip" in begun
+    assert parts & {*begun} == {"reader"}  # whose bars have the colour of surprise
+
+
 def test_a_marker_keeps_the_text_as_it_is():
     data = live.begun(
         "reader", {"instead": "fig", "full": None}, ['" \\"a\\" < b\\n c"']

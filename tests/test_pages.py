@@ -167,6 +167,46 @@ def test_a_card_shows_what_a_name_is_and_escape_closes_it(chromium):
         tab.close()
 
 
+@pytest.mark.parametrize(
+    "link, shown",
+    [
+        ('a[href="#fig-05-attention"]', "figure svg"),
+        ('a[href^="A5_references.html#"]', None),
+    ],
+)
+def test_a_card_shows_what_a_link_leads_to(chromium, link, shown):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(address(ROOT / "book" / "05_attention.md"))
+        ids = "[...document.querySelectorAll('[id]')].map(e => e.id).sort().join()"
+        before = tab.evaluate(ids)
+        title = tab.locator(link).first.get_attribute("title")
+        tab.locator(link).first.hover()
+        tab.wait_for_function(f"!{CARD}.hidden")
+        if shown:
+            assert tab.locator(f"#name-card {shown}").count() == 1
+        else:
+            assert tab.evaluate(f"{CARD}.innerText") == title
+        assert tab.evaluate(ids) == before
+    finally:
+        tab.close()
+
+
+def test_a_name_has_no_card_in_the_cell_that_defines_it(chromium):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    try:
+        tab.goto(address(ROOT / "book" / "13_checkpoints.md"))
+        links = tab.locator("a.name[href$='#def-write_atomically']:visible")
+        own = "e => Boolean(e.closest('.cell')?.querySelector('#def-write_atomically'))"
+        inside = [links.nth(n).evaluate(own) for n in range(links.count())]
+        links.nth(inside.index(True)).focus()
+        assert tab.evaluate(f"{CARD}.hidden")
+        links.nth(inside.index(False)).focus()
+        assert not tab.evaluate(f"{CARD}.hidden")
+    finally:
+        tab.close()
+
+
 def test_terms_references_and_names_in_prose_are_links():
     page = (HTML / "book" / "12_learning.html").read_text("utf-8")
     assert page.count('class="term reference internal"') >= 5

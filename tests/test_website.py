@@ -180,6 +180,20 @@ def test_a_chapter_asks_one_question_below_its_title_and_belongs_to_a_part(page)
     assert openings.part_of(page)
 
 
+def test_the_pictures_of_the_mark_have_the_sizes_that_are_announced():
+    pytest.importorskip("playwright")
+    mark = pytest.importorskip("mark")
+    announced = (ROOT / "book" / "_templates" / "layout.html").read_text("utf-8")
+    for name, sizes in mark.PICTURES.items():
+        data = (ROOT / "book" / "_static" / name).read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) < 150_000
+        size = [int.from_bytes(data[n : n + 4], "big") for n in (16, 20)]
+        assert size == [sizes["width"], sizes["height"]]
+        if name == "share.png":
+            for kind, number in zip(("width", "height"), size, strict=True):
+                assert f'og:image:{kind}" content="{number}"' in announced
+
+
 def test_what_is_offered_is_there(tmp_path):
     site = tmp_path / "html"
     (site / "take").mkdir(parents=True)

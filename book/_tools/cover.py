@@ -66,7 +66,7 @@ def fill_cover(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         section, lines = node.parent, app.book.program.text.count("\n")
         html = f"""<p class="ways"><a class="first" href="{first}">Read chapter 1</a>
 <a href="#fig-cover">Let it write</a><a href="#get-it">Take it: zip, PDF, EPUB</a></p>
-<nav class="strip" aria-label="The program, a segment for each chapter">{links}</nav>
+<nav class="program-strip" aria-label="The program, a segment for each chapter">{links}</nav>
 <p class="scale"><span>The program: a segment for each chapter, as wide as its lines</span>
 <span>lines 1 to {lines:,}</span></p></header>
 """

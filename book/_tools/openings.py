@@ -84,7 +84,9 @@ def strip(app: Sphinx, docname: str, page: Path) -> nodes.raw:
         for there, segment in segments(app.book, page)
     )
     return nodes.raw(
-        "", f'<div class="strip" aria-hidden="true">{links}</div>\n', format="html"
+        "",
+        f'<div class="program-strip" aria-hidden="true">{links}</div>\n',
+        format="html",
     )
 
 

@@ -186,7 +186,7 @@ def print_book(page: Path, target: Path) -> None:
             executable_path=chromium, args=["--no-sandbox"]
         )
         tab = browser.new_page(color_scheme="light")
-        tab.goto(page.as_uri())
+        tab.goto(page.as_uri(), timeout=300_000)  # a machine may have other work
         tab.emulate_media(media="print")
         headings = tab.evaluate(HEADINGS)
         numbers = [0] * len(headings)

@@ -2,10 +2,10 @@
 
     python tests/bench/judge.py --json book/runs/judge.json    about half an hour
 
-The functions are those of the page. The shipped model learns to write functions that
-compile, once for that reward alone, and once with a price for each nat by which it
-leaves what it was. Now and then 64 texts are written and looked at, and the loss is
-measured on unseen text. Needs what builds the book.
+The functions are those of the page. The shipped model learns from a judge that asks
+whether Python compiles the function, and another time from one that asks for something
+in it, too. Now and then 64 texts are written and looked at, and the loss is measured
+on unseen text. Needs what builds the book.
 """
 
 import argparse
@@ -26,8 +26,7 @@ import minigpt
 sys.path.insert(0, str(ROOT / "book"))  # for figures, which the page imports
 PAGE = ROOT / "book" / "15_watching.md"
 NEEDED = re.compile(r"^def (function_of|written|nats_of)\b", re.M)
-PRICES = {"the judge alone": None, "with a price": 0.1}
-STEPS = {"the judge alone": 60, "with a price": 100}
+STEPS = {"compiles": 60, "with_substance": 120}  # of each judge
 
 
 def definitions(corpus: minigpt.Corpus) -> dict:
@@ -44,7 +43,7 @@ def look(space: dict, model: minigpt.MiniGPT, val: minigpt.Dataset, n: int) -> d
     texts = space["texts_of"](space["written"](model, 10_000, n))
     valid = [text for text in texts if space["function_of"](text)]
     lengths = [len(space["first_of"](text)) for text in valid]
-    statements = [len(space["function_of"](text).body) for text in valid]
+    statements = [space["statements"](text) for text in valid]
     return dict(
         valid=len(valid) / n,
         characters=statistics.median(lengths or [0]),
@@ -55,9 +54,9 @@ def look(space: dict, model: minigpt.MiniGPT, val: minigpt.Dataset, n: int) -> d
     )
 
 
-def learn(space: dict, steps: int, price: float | None, every: int, n: int) -> dict:
+def learn(space: dict, judge: str, steps: int, every: int, n: int) -> dict:
     """The mean reward of each step, and what was seen before, between and after."""
-    model, old = (minigpt.load_checkpoint(minigpt.SHIPPED).model for _ in range(2))
+    model = minigpt.load_checkpoint(minigpt.SHIPPED).model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     val = minigpt.Dataset(space["corpus"].val, model.config.context_length)
     rewards, points = [], []
@@ -67,19 +66,15 @@ def learn(space: dict, steps: int, price: float | None, every: int, n: int) -> d
             points.append({"step": step} | look(space, model.eval(), val, n))
             told = {k: v for k, v in points[-1].items() if k != "functions"}
             print(f"{time.thread_time() - begin:5.0f} s  {told}", flush=True)
-        if step == steps:
-            break
-        more = {} if price is None else dict(old=old, price=price)
-        rewards.append(
-            space["learn_from"](space["compiles"], model, optimizer, step, **more)
-        )
-    return dict(price=price, rewards=rewards, points=points)
+        if step < steps:
+            rewards.append(space["learn_from"](space[judge], model, optimizer, step))
+    return dict(rewards=rewards, points=points, seconds=time.thread_time() - begin)
 
 
 def main(words: list[str] | None = None) -> dict:
     """Print what is seen; return the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, help="(60 and 100)")
+    parser.add_argument("--steps", type=int, help="of each (60 and 120)")
     parser.add_argument("--every", type=int, default=20, help="steps between looks")
     parser.add_argument("--texts", type=int, default=64, help="for a look")
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
@@ -87,10 +82,11 @@ def main(words: list[str] | None = None) -> dict:
     torch.set_num_threads(1)
     space = definitions(minigpt.read_corpus())
     record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs={})
-    for name, price in PRICES.items():
-        print(name)
-        steps = options.steps or STEPS[name]
-        record["runs"][name] = learn(space, steps, price, options.every, options.texts)
+    for judge, steps in STEPS.items():
+        print(judge)
+        record["runs"][judge] = learn(
+            space, judge, options.steps or steps, options.every, options.texts
+        )
         Path(options.json).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return record
 
