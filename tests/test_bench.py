@@ -175,7 +175,7 @@ def test_the_judge_teaches_with_what_the_page_defines(tmp_path):
     words = ["--steps", "1", "--every", "1", "--texts", "2"]
     record = judge.main([*words, "--json", str(tmp_path / "a.json")])
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == record
-    assert [*record["runs"]] == [*judge.STEPS]
+    assert [*record["runs"]] == [*judge.LESSONS]
     for run in record["runs"].values():
         assert len(run["rewards"]) == 1
         first, then = run["points"]

@@ -1,10 +1,12 @@
 """A model that learns from a judge: the exercise of chapter 15, as long as it takes.
 
     python tests/bench/judge.py --json book/runs/judge.json    about half an hour
+    python tests/bench/judge.py price --json FILE              one of the three, anew
 
 The functions are those of the page. The shipped model learns from a judge that asks
-whether Python compiles the function, and another time from one that asks for something
-in it, too. Now and then 64 texts are written and looked at, and the loss is measured
+whether Python compiles the function, then from one that asks for something in it, too,
+and from the first one with a price for leaving what it was. Now and then 64 texts are
+written and looked at, and the loss is measured
 on unseen text. Needs what builds the book.
 """
 
@@ -26,7 +28,11 @@ import minigpt
 sys.path.insert(0, str(ROOT / "book"))  # for figures, which the page imports
 PAGE = ROOT / "book" / "15_watching.md"
 NEEDED = re.compile(r"^def (function_of|written|nats_of)\b", re.M)
-STEPS = {"compiles": 60, "with_substance": 120}  # of each judge
+LESSONS = {  # the judge, how many steps, and whether leaving what it was has a price
+    "compiles": ("compiles", 60, False),
+    "substance": ("with_substance", 120, False),
+    "price": ("compiles", 80, True),
+}
 
 
 def definitions(corpus: minigpt.Corpus) -> dict:
@@ -54,9 +60,11 @@ def look(space: dict, model: minigpt.MiniGPT, val: minigpt.Dataset, n: int) -> d
     )
 
 
-def learn(space: dict, judge: str, steps: int, every: int, n: int) -> dict:
+def learn(
+    space: dict, judge: str, steps: int, has_price: bool, every: int, n: int
+) -> dict:
     """The mean reward of each step, and what was seen before, between and after."""
-    model = minigpt.load_checkpoint(minigpt.SHIPPED).model
+    model, old = (minigpt.load_checkpoint(minigpt.SHIPPED).model for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     val = minigpt.Dataset(space["corpus"].val, model.config.context_length)
     rewards, points = [], []
@@ -67,27 +75,35 @@ def learn(space: dict, judge: str, steps: int, every: int, n: int) -> dict:
             told = {k: v for k, v in points[-1].items() if k != "functions"}
             print(f"{time.thread_time() - begin:5.0f} s  {told}", flush=True)
         if step < steps:
-            rewards.append(space["learn_from"](space[judge], model, optimizer, step))
+            more = [old] if has_price else []
+            reward = space["learn_from"](space[judge], model, optimizer, step, *more)
+            rewards.append(reward)
     return dict(rewards=rewards, points=points, seconds=time.thread_time() - begin)
 
 
 def main(words: list[str] | None = None) -> dict:
     """Print what is seen; return the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, help="of each (60 and 120)")
+    parser.add_argument("lessons", nargs="*", help=f"of {', '.join(LESSONS)} (all)")
+    parser.add_argument("--steps", type=int, help="of each (60, 120 and 80)")
     parser.add_argument("--every", type=int, default=20, help="steps between looks")
     parser.add_argument("--texts", type=int, default=64, help="for a look")
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
     options = parser.parse_args(words)
+    if unknown := {*options.lessons} - {*LESSONS}:
+        parser.error(f"no lesson {unknown.pop()}: choose of {', '.join(LESSONS)}")
     torch.set_num_threads(1)
-    space = definitions(minigpt.read_corpus())
-    record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs={})
-    for judge, steps in STEPS.items():
-        print(judge)
-        record["runs"][judge] = learn(
-            space, judge, options.steps or steps, options.every, options.texts
+    space, file = definitions(minigpt.read_corpus()), Path(options.json)
+    known = json.loads(file.read_text("utf-8"))["runs"] if file.is_file() else {}
+    record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs=known)
+    for name in options.lessons or LESSONS:
+        print(name)
+        judge, steps, has_price = LESSONS[name]
+        steps = options.steps or steps
+        record["runs"][name] = learn(
+            space, judge, steps, has_price, options.every, options.texts
         )
-        Path(options.json).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return record
 
 
