@@ -1,12 +1,11 @@
 """A model that learns from a judge: the exercise of chapter 15, as long as it takes.
 
-    python tests/bench/judge.py --json book/runs/judge.json    about half an hour
-    python tests/bench/judge.py price --json FILE              one of the three, anew
+    python tests/bench/judge.py --json book/runs/judge.json    twenty minutes
+    python tests/bench/judge.py substance --json FILE          one of the two, anew
 
 The functions are those of the page. The shipped model learns from a judge that asks
-whether Python compiles the function, then from one that asks for something in it, too,
-and from the first one with a price for leaving what it was. Now and then 64 texts are
-written and looked at, and the loss is measured
+whether Python compiles the function, and another time from one that asks for something
+in it, too. Now and then 64 texts are written and looked at, and the loss is measured
 on unseen text. Needs what builds the book.
 """
 
@@ -28,10 +27,9 @@ import minigpt
 sys.path.insert(0, str(ROOT / "book"))  # for figures, which the page imports
 PAGE = ROOT / "book" / "15_watching.md"
 NEEDED = re.compile(r"^def (function_of|written|nats_of)\b", re.M)
-LESSONS = {  # the judge, how many steps, and whether leaving what it was has a price
-    "compiles": ("compiles", 60, False),
-    "substance": ("with_substance", 120, False),
-    "price": ("compiles", 80, True),
+LESSONS = {  # the judge, and how many steps
+    "compiles": ("compiles", 60),
+    "substance": ("with_substance", 120),
 }
 
 
@@ -60,11 +58,9 @@ def look(space: dict, model: minigpt.MiniGPT, val: minigpt.Dataset, n: int) -> d
     )
 
 
-def learn(
-    space: dict, judge: str, steps: int, has_price: bool, every: int, n: int
-) -> dict:
+def learn(space: dict, judge: str, steps: int, every: int, n: int) -> dict:
     """The mean reward of each step, and what was seen before, between and after."""
-    model, old = (minigpt.load_checkpoint(minigpt.SHIPPED).model for _ in range(2))
+    model = minigpt.load_checkpoint(minigpt.SHIPPED).model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     val = minigpt.Dataset(space["corpus"].val, model.config.context_length)
     rewards, points = [], []
@@ -75,9 +71,7 @@ def learn(
             told = {k: v for k, v in points[-1].items() if k != "functions"}
             print(f"{time.thread_time() - begin:5.0f} s  {told}", flush=True)
         if step < steps:
-            more = [old] if has_price else []
-            reward = space["learn_from"](space[judge], model, optimizer, step, *more)
-            rewards.append(reward)
+            rewards.append(space["learn_from"](space[judge], model, optimizer, step))
     return dict(rewards=rewards, points=points, seconds=time.thread_time() - begin)
 
 
@@ -85,7 +79,7 @@ def main(words: list[str] | None = None) -> dict:
     """Print what is seen; return the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="*", help=f"of {', '.join(LESSONS)} (all)")
-    parser.add_argument("--steps", type=int, help="of each (60, 120 and 80)")
+    parser.add_argument("--steps", type=int, help="of each (60 and 120)")
     parser.add_argument("--every", type=int, default=20, help="steps between looks")
     parser.add_argument("--texts", type=int, default=64, help="for a look")
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
@@ -98,11 +92,9 @@ def main(words: list[str] | None = None) -> dict:
     record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs=known)
     for name in options.lessons or LESSONS:
         print(name)
-        judge, steps, has_price = LESSONS[name]
+        judge, steps = LESSONS[name]
         steps = options.steps or steps
-        record["runs"][name] = learn(
-            space, judge, steps, has_price, options.every, options.texts
-        )
+        record["runs"][name] = learn(space, judge, steps, options.every, options.texts)
         file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return record
 
