@@ -141,8 +141,9 @@ def test_a_model_is_trained_and_writes(trained):
         100,
     )
     assert status == 0 and re.fullmatch("def f.{100}\n", out, re.DOTALL)
-    header, speed = err.splitlines()
+    header, speed, page = err.splitlines()
     assert header.startswith("checkpoints") and "--seed" in header
+    assert "Playground" in page
     assert re.fullmatch(r"\d+ characters, [\d,]+ a second", speed)
 
 
