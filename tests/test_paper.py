@@ -80,7 +80,7 @@ def test_the_pdf_is_small_and_has_nothing_to_click(pages):
     for words in (
         "Fold this cell",
         "Show this folded cell",
-        "Try it with",
+        "Try it with your own text",
         "notebook ·",
     ):
         assert words not in text
