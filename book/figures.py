@@ -301,6 +301,19 @@ def queries_and_keys(model, ids) -> list[tuple]:
     return [(q, k) for q, k, _ in (qkv.permute(2, 0, 3, 1, 4) for qkv in split)]
 
 
+def weights_of_heads(model, ids) -> list:
+    """How heads share out their looks while a model reads ids (B, T).
+
+    For each block (B, H, T, T): a row for each query, a column for each key.
+    """
+    blocks = []
+    for q, k in queries_and_keys(model, ids):
+        scores = q @ k.mT / q.size(-1) ** 0.5
+        future = scores.new_ones(scores.shape[-2:]).triu(1).bool()
+        blocks.append(scores.masked_fill(future, -np.inf).softmax(-1))
+    return blocks
+
+
 def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
     """Maps (T, T) over one text: queries down, keys across.
 

@@ -59,8 +59,14 @@ def write_page(
     return page
 
 
-def troubles(tab) -> list:
+AT_SIZES = pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+
+
+def troubles(tab, scheme: str, width: int) -> list:
     """What keeps a page from being read by all: rules of axe, and what is too wide."""
+    tab.emulate_media(color_scheme=scheme)
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.wait_for_timeout(100)
     axe = pytest.importorskip("axe_core_python.sync_playwright")
     found = axe.Axe().run(tab, options={"runOnly": ["wcag2a", "wcag2aa"]})
     wrong = [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]]

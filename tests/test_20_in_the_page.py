@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-import looks
 import minigpt
 import tangle
 import weights
@@ -200,6 +199,7 @@ def test_logits_are_those_of_the_program_on_100_prompts(tab, shipped, val):
 
 @in_browser
 def test_who_watches_sees_the_program_s_attention_and_can_silence_it(tab, shipped):
+    looks = pytest.importorskip("looks", reason="needs what builds the book")
     text = "self.width, self.wid"
     ids, H = shipped.tokenizer.encode(text), shipped.model.config.n_heads
     script = """([ids, silenced]) => {

@@ -14,7 +14,16 @@ import pytest
 import torch
 
 import tangle
-from live_page import LONG_TASKS, STATIC, STATUS, in_browser, live, troubles, write_page
+from live_page import (
+    AT_SIZES,
+    LONG_TASKS,
+    STATIC,
+    STATUS,
+    in_browser,
+    live,
+    troubles,
+    write_page,
+)
 
 nodes = pytest.importorskip("docutils.nodes")
 
@@ -386,11 +395,10 @@ def test_without_javascript_the_static_figure_stays(chromium, folder):
 
 
 @in_browser
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@AT_SIZES
 def test_it_fits_and_can_be_read_by_all(chromium, folder, scheme, width):
-    size = {"width": width, "height": 800}
-    tab = begin(chromium, folder, "full.html", color_scheme=scheme, viewport=size)
-    wrong = troubles(tab)
+    tab = begin(chromium, folder, "full.html")
+    wrong = troubles(tab, scheme, width)
     heights = tab.evaluate(
         "['.marks', 'textarea'].map((e) => document.querySelector(e).scrollHeight)"
     )

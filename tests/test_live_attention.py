@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tangle
-from live_page import STATUS, in_browser, live, troubles, write_page
+from live_page import AT_SIZES, STATUS, in_browser, live, troubles, write_page
 
 looks = pytest.importorskip("looks")
 
@@ -221,9 +221,8 @@ def test_weights_that_do_not_come_are_told_and_the_page_s_texts_go_on(
 
 
 @in_browser
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@AT_SIZES
 def test_it_fits_and_can_be_read_by_all(chromium, folder, scheme, width):
-    size = {"width": width, "height": 800}
-    tab = begin(chromium, folder, "full.html", color_scheme=scheme, viewport=size)
-    assert troubles(tab) == []
+    tab = begin(chromium, folder, "full.html")
+    assert troubles(tab, scheme, width) == []
     tab.close()

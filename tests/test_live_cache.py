@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from live_page import STATUS, in_browser, troubles, write_page
+from live_page import AT_SIZES, STATUS, in_browser, troubles, write_page
 
 WAYS = """() => [...document.querySelectorAll(".race section")].map((pane) => {
     const tell = (name) => pane.querySelector(name).textContent;
@@ -98,9 +98,7 @@ def test_never_more_than_one_figure_runs(tab):
 
 
 @in_browser
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@AT_SIZES
 def test_it_fits_and_can_be_read_by_all(tab, scheme, width):
     ended(tab)
-    tab.emulate_media(color_scheme=scheme)
-    tab.set_viewport_size({"width": width, "height": 800})
-    assert troubles(tab) == []
+    assert troubles(tab, scheme, width) == []

@@ -4,10 +4,9 @@ import gzip
 
 import pytest
 
-import figures
-from live_page import STATUS, in_browser, live, troubles, write_page
+from live_page import AT_SIZES, STATUS, in_browser, live, troubles, write_page
 
-film = pytest.importorskip("film")
+figures, film = pytest.importorskip("figures"), pytest.importorskip("film")
 
 SEEN = """() => ({
     where: document.querySelector(".where").textContent,
@@ -126,9 +125,6 @@ def test_play_begins_again_and_can_be_stopped(tab):
 
 
 @in_browser
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@AT_SIZES
 def test_it_fits_and_can_be_read_by_all(tab, scheme, width):
-    tab.emulate_media(color_scheme=scheme)
-    tab.set_viewport_size({"width": width, "height": 800})
-    tab.wait_for_timeout(100)
-    assert troubles(tab) == []
+    assert troubles(tab, scheme, width) == []

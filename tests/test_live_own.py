@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import minigpt
-from live_page import in_browser, troubles, write_page
+from live_page import AT_SIZES, in_browser, troubles, write_page
 
 looks = pytest.importorskip("looks")
 
@@ -208,9 +208,6 @@ def test_files_can_be_dropped_anywhere_and_the_book_s_model_comes_back(
 
 
 @in_browser
-@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@AT_SIZES
 def test_it_fits_and_can_be_read_by_all(tab, own, scheme, width):
-    tab.emulate_media(color_scheme=scheme)
-    tab.set_viewport_size({"width": width, "height": 800})
-    tab.wait_for_timeout(100)
-    assert troubles(tab) == []
+    assert troubles(tab, scheme, width) == []

@@ -146,5 +146,6 @@ function figure(kind, { calls, ...how }) { // how each of this kind comes to lif
     (marker) => invite(marker, how));
 }
 
-return { figure, bring, load, replace, brought: () => own, run, SIZE, visible, percent, wait, spoken, not_known, element };
+return { figure, bring, load, replace, brought: () => own, run, SIZE, visible, percent, wait,
+  spoken, not_known, element };
 })();

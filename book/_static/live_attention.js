@@ -48,7 +48,7 @@ const html = ({ texts, full }) => `<div class="attention">
     <button type="button" class="own">Your own text <small>${SIZE}</small></button>
     ${full ? `<button type="button" class="silence" aria-pressed="false">Silence this head
       <small>${SIZE}</small></button>` : ""}
-    <label hidden>Your own text <textarea rows="2" spellcheck="false" autocapitalize="off"
+    <label hidden>Your own text <textarea class="field" rows="2" spellcheck="false" autocapitalize="off"
       autocomplete="off" autocorrect="off"></textarea></label>
   </div>
   ${full ? `<p class="cost"></p>` : ""}

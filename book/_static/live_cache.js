@@ -56,7 +56,7 @@ function racing(saved, { UNK, before, encode, drawn_from }) { // it travels as t
 /* --- In the page -------------------------------------------------------------------- */
 
 const WAY = (name) => `<section aria-label="${name}"><p class="way">${name}</p>
-  <pre tabindex="0" aria-label="What it writes, ${name.toLowerCase()}"></pre>
+  <pre class="sheet" tabindex="0" aria-label="What it writes, ${name.toLowerCase()}"></pre>
   <div class="view" aria-hidden="true"><i class="kept"></i><i class="read"></i></div>
   <dl>
     <dt>for the last character</dt><dd class="last"></dd>
@@ -71,7 +71,7 @@ const html = () => `<div class="race">
     is the window: what is computed for the last character, and what was kept.</p>
   ${WAY("Without the cache")}${WAY("With the cache")}
   <div class="doing"><button type="button" class="write">Start</button>
-    <label>It begins with <input maxlength="120" spellcheck="false" autocapitalize="off"
+    <label>It begins with <input class="field" maxlength="120" spellcheck="false" autocapitalize="off"
       autocomplete="off" autocorrect="off"></label></div>
 </div>`;
 

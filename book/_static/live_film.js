@@ -15,7 +15,7 @@ const html = () => `<div class="film">
   <p class="hint">Drag the handle along the curve, or let the film run: the text is what the
     model wrote at that step. Ticks say what this text shows, and bars how many of all.</p>
   <div class="time" role="slider" tabindex="0" aria-label="The step"></div>
-  <div class="still"><p class="where"></p><pre tabindex="0" aria-label="What it wrote"></pre></div>
+  <div class="still"><p class="where"></p><pre class="sheet" tabindex="0" aria-label="What it wrote"></pre></div>
   <ul class="skills">${Object.entries(SKILLS).map(SKILL).join("")}</ul>
   <div class="doing"><button type="button" class="write">Play</button>
     <button type="button" class="other">Another text</button></div>

@@ -93,7 +93,7 @@ const html = ({ full }) => `<div class="reader${full ? " full" : ""}">
         <input name="top_k" type="range" min="1" max="97" value="97"></label>
       <label>top-p <output></output>
         <input name="top_p" type="range" min="0.05" max="1" step="0.05" value="1"></label>
-      <label>seed <input name="seed" inputmode="numeric" autocomplete="off" value="7"></label>
+      <label>seed <input class="field" name="seed" inputmode="numeric" autocomplete="off" value="7"></label>
     </div></details>
   </div>
 </div>`;

@@ -6,9 +6,13 @@ which of the skills of chapter 15 they show, judged by the chapter's own functio
 is computed by a model. The waypoints are counted in the corpus, as the chapter does it.
 """
 
+import ast
 import functools
+import keyword
 import math
+import re
 import sys
+import warnings
 
 import numpy as np
 
@@ -46,11 +50,6 @@ def waypoints() -> dict[str, float]:
 
 def judges() -> dict:
     """Chapter 15's functions: for each skill, does a text show it?"""
-    import ast
-    import keyword
-    import re
-    import warnings
-
     given = {"ast": ast, "keyword": keyword, "re": re, "warnings": warnings}
     found = {
         name: tangle.oracle("15", name, dict(given))

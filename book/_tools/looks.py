@@ -33,11 +33,7 @@ def shipped() -> minigpt.Checkpoint:
 @torch.inference_mode()
 def weights_of(model: minigpt.MiniGPT, ids: Tensor) -> Tensor:
     """The weights of all heads, block by block: (T) -> (L H, T, T)."""
-    layers = zip(*figures.queries_and_keys(model, ids[None]), strict=True)
-    q, k = (torch.cat(x, 1) for x in layers)
-    scores = q @ k.mT / q.size(-1) ** 0.5
-    future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
-    return scores.masked_fill(future, float("-inf")).softmax(-1)[0]
+    return torch.cat(figures.weights_of_heads(model, ids[None]), 1)[0]
 
 
 def packed(text: str) -> str:

@@ -48,7 +48,7 @@ PAPER = dict(width=794, height=1123, pad=72, title=154, sub=40, code=18)  # A4
 
 def read(checkpoint: minigpt.Checkpoint, text: str) -> str:
     """A text as HTML, each character with the model's surprise at it."""
-    ids = torch.tensor(checkpoint.before + checkpoint.tokenizer.encode(text).tolist())
+    ids = torch.tensor(checkpoint.ids(text))
     with torch.no_grad():
         logits = checkpoint.model.eval()(ids[None, :-1])[0]
     nats = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")

@@ -76,18 +76,6 @@ SWEEP = (
 )
 
 
-def shown(page: str, name: str) -> type:
-    """The class that a cell of a page of the book defines."""
-    [cell] = [
-        cell
-        for cell in tangle.cells(ROOT / "book" / page)
-        if cell.source.startswith(f"class {name}")
-    ]
-    space = vars(minigpt).copy()
-    exec(cell.source, space)
-    return space[name]
-
-
 def learn(
     corpus: minigpt.Corpus,
     preset: str,
@@ -110,7 +98,9 @@ def learn(
     def steps(count: int, config: minigpt.TrainConfig) -> tuple:
         torch.manual_seed(seed)
         model = minigpt.MiniGPT(shape)
-        make = shown("12_learning.md", "Muon") if muon else minigpt.make_optimizer
+        make = minigpt.make_optimizer
+        if muon:
+            make = tangle.oracle("12", "Muon", vars(minigpt))
         optimizer = make(model, config)
         times = []
         for step in range(count):

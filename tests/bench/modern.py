@@ -15,7 +15,6 @@ are evaluated on the same 256,000 characters. FILE is added to, not begun anew.
 import argparse
 import json
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from learning import CPU, ROOT, tangle
+from learning import CPU, tangle
 from torch import Tensor, nn
 from tried import processor
 
@@ -34,7 +33,7 @@ SHAPE = dict(
     context_length=128, d_model=128, n_layers=4, n_heads=4, dropout=0.0, batch_size=8
 )
 RATES = dict(learning_rate=4e-3, min_learning_rate=4e-5)
-NEST = "18_out_of_the_nest.md"
+NEST = "18"
 GROUPS = 2  # of heads that share keys and values
 VARIANTS = {
     "GPT-2's block": (),
@@ -48,15 +47,9 @@ VARIANTS = {
 
 
 @cache
-def part(page: str, name: str) -> Callable:
-    """The class or function that a solution on a page of the book defines."""
-    answers = (c for c in tangle.cells(ROOT / "book" / page) if "answer" in c.tags)
-    [cell] = (
-        c for c in answers if re.search(rf"^(class|def) {name}\b", c.source, re.M)
-    )
-    space = vars(minigpt).copy()
-    exec(cell.source, space)
-    return space[name]
+def part(chapter: str, name: str) -> Callable:
+    """The class or function that a solution in a chapter defines."""
+    return tangle.oracle(chapter, name, vars(minigpt))
 
 
 class Attention(minigpt.MultiHeadAttention):
@@ -97,7 +90,7 @@ def exchanged(shape: minigpt.ModelConfig, parts: tuple[str, ...]) -> minigpt.Min
             n = GROUPS if "gqa" in parts else shape.n_heads
             block.attention = Attention(shape, "rope" in parts, n)
         if "swiglu" in parts:
-            block.mlp = part("07_block.md", "MLP")(shape)
+            block.mlp = part("07", "MLP")(shape)
         if "rms" in parts:
             for name in ("norm1", "norm2"):
                 norm = part(NEST, "RMSNorm")(shape.d_model)
