@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,12 @@ def test_a_listing_is_numbered_from_its_first_line_and_the_numbers_are_no_text()
 )
 def test_what_attention_is_made_of_has_the_class_of_its_colour(before, after):
     assert colours.coloured(before) == after
+
+
+def test_a_build_that_writes_no_page_leaves_the_index_as_it_is():
+    """`make pdf` after `make book`: Sphinx has made no indexer."""
+    builder = SimpleNamespace(name="html")
+    assert searching.improve(SimpleNamespace(builder=builder), None) is None
 
 
 def test_a_word_is_at_home_where_it_stands_far_more_often():

@@ -42,9 +42,10 @@ def prefer(index: dict, homes: dict[str, str]) -> None:
 
 def improve(app: Sphinx, error: Exception | None) -> None:
     """Write the index anew, with what each page is about."""
-    if app.builder.name != "html" or error is not None:
+    indexer = getattr(app.builder, "indexer", None)  # none if no page was written
+    if app.builder.name != "html" or error is not None or indexer is None:
         return
-    stem = app.builder.indexer.lang.stem
+    stem = indexer.lang.stem
     counts = {
         page: Counter(
             stem(word.lower())
