@@ -47,12 +47,25 @@ def test_an_unknown_device_is_refused_in_one_line(capsys):
 def test_a_peer_that_is_missing_is_named_and_the_rest_is_measured(monkeypatch, capsys):
     for module in ("transformers", "llms_from_scratch.ch04"):
         monkeypatch.setitem(sys.modules, module, None)  # import fails
+    peers.note.cache_clear()
     works = peers.decoding(peers.LAPTOP, CPU, 5)
     assert works.keys() - {"bfloat16"} == {"ours", "chain"}
     assert works["ours"]() > 0
     told = capsys.readouterr().err.splitlines()
     assert "pip install -c constraints.txt transformers" in told[-2]
     assert "pip install --no-deps -c constraints.txt llms-from" in told[-1]
+    peers.decoding(peers.LAPTOP, CPU, 5)
+    assert capsys.readouterr().err == ""  # it has been said
+
+
+def test_slow_work_is_done_twice_and_no_more_often(monkeypatch):
+    now = iter(range(0, 10_000, 20))  # seconds, 20 from each look to the next
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(now))
+    monkeypatch.setitem(
+        peers.LINES, "text", [("slow", lambda: {"ours": peers.timed(1, lambda: 0)})]
+    )
+    [line] = peers.measure(["text"], 5)
+    assert len(line["characters_per_second"]["ours"]) == 2
 
 
 @pytest.mark.parametrize("name", peers.PEERS)

@@ -5,8 +5,9 @@
                                 [--dtype bfloat16] [--batch-size 64] [NAME ...]
 
 Each line of the table is one piece of work, done by several programs in turn,
-in one process, ROUNDS times; a figure is the median of its rounds, and a ratio
-is the median of the ratios within a round, since both drift with the machine.
+in one process, ROUNDS times, or twice and as often as fits into half a minute; a
+figure is the median of its rounds, and a ratio is the median of the ratios within
+a round, since both drift with the machine.
 All models have random weights, and compute in `--dtype`, float32 by default; a line
 `bfloat16` is ours in that. With `--device` all do it there. `peak` is one product of
 two 2048 x 2048 matrices; `chain` is nothing but the products of a matrix and one
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from minigpt import EOS, GenerateConfig, MiniGPT, ModelConfig, make_configs
 
 FULL = ModelConfig(dropout=0.0)
 LAPTOP = make_configs("laptop")[0]
+ENOUGH = 30  # seconds, of the rounds of a line
 Make = Callable[[minigpt.Machine, int], dict]  # machine, batch size -> works
 Work = Callable[[], float]  # does some work, returns units per second
 Forward = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> logits (B, T, V)
@@ -51,9 +53,17 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def timed(units: float, work: Callable[[], object]) -> Work:
-    """Work that was done once already, so that nothing is warmed up in it."""
-    work()
+@cache
+def note(sentence: str) -> None:
+    """Say something beside the table, once."""
+    print(sentence, file=sys.stderr)
+
+
+def timed(
+    units: float, work: Callable[[], object], warm: Callable[[], object] | None = None
+) -> Work:
+    """Work that was done once already, or some like it, so that nothing is cold."""
+    (warm or work)()
 
     def measure() -> float:
         wait()
@@ -134,9 +144,7 @@ def in_bfloat16(
     if machine.dtype is torch.float32 and able:
         works["bfloat16"] = make()
     elif not able:
-        print(
-            "this processor has no instructions for bfloat16: left out", file=sys.stderr
-        )
+        note("this processor has no instructions for bfloat16: left out")
 
 
 PEERS = {
@@ -155,10 +163,9 @@ def peers(shape: ModelConfig) -> dict[str, tuple[torch.nn.Module, Forward, Write
         try:
             found[name] = make(shape)
         except ImportError:
-            print(
+            note(
                 f"{name} is not installed: pip install {arguments}, and its "
-                "figures are here too",
-                file=sys.stderr,
+                "figures are here too"
             )
     return found
 
@@ -228,9 +235,14 @@ def training(
 
 def writing(model: MiniGPT, length: int, reader=minigpt.cached, rows: int = 1) -> Work:
     """Characters per second of generate."""
-    config = GenerateConfig(max_new_tokens=length, min_new_tokens=length)
     ids = torch.full((rows, 1), EOS, device=model.head.weight.device)
-    return timed(rows * length, lambda: [*minigpt.generate(reader(model), ids, config)])
+
+    def write(length: int) -> None:
+        config = GenerateConfig(max_new_tokens=length, min_new_tokens=length)
+        for _ in minigpt.generate(reader(model), ids, config):
+            pass
+
+    return timed(rows * length, partial(write, length), partial(write, 8))
 
 
 def chain(shape: ModelConfig, machine: minigpt.Machine, length: int) -> Work:
@@ -323,8 +335,11 @@ def measure(names: list[str], rounds: int, *how) -> Iterator[dict]:
     for name in names:
         for title, make in LINES[name]:
             torch.manual_seed(0)
-            works = make(*how)
-            turns = [{n: work() for n, work in works.items()} for _ in range(rounds)]
+            works, turns, begin = make(*how), [], time.perf_counter()
+            while len(turns) < min(2, rounds) or (
+                len(turns) < rounds and time.perf_counter() - begin < ENOUGH
+            ):
+                turns.append({n: work() for n, work in works.items()})
             yield {
                 "title": title,
                 "characters_per_second": {
@@ -392,7 +407,7 @@ def main(argv: list[str] | None = None) -> None:
         "torch": torch.__version__,
         "peers": versions(),
     }
-    print(f"characters per second, median of {options.rounds} rounds; {machine}")
+    print(f"characters per second, the median of the rounds; {machine}")
     records = []
     for record in measure(
         options.names or [*LINES], options.rounds, place, options.batch_size
