@@ -86,7 +86,9 @@ def shade(x: float, largest: float) -> tuple[float, float, float, float]:
     return to_rgba(BLUE if x > 0 else ORANGE, min(abs(x) / largest, 1))
 
 
-def letter(axes: Axes, column: int, height: float, character: str) -> None:
+def letter(
+    axes: Axes, column: int, height: float, character: str, size: float = 10
+) -> None:
     """Write a character into the middle of a column that is 1 wide."""
     axes.text(
         column + 0.5,
@@ -95,27 +97,34 @@ def letter(axes: Axes, column: int, height: float, character: str) -> None:
         ha="center",
         va="center",
         family="monospace",
-        fontsize=10,
+        fontsize=size,
     )
+
+
+def surprise_bars(
+    axes: Axes, text: str, nats: Sequence[float], width: int, size: float = 10
+) -> None:
+    """A text over bars: the longer its bar, the less a character was expected.
+
+    What was expected, to less than a fifth of a nat, has none.
+    """
+    column = row = 0
+    for character, loss in zip(text, nats, strict=False):  # the text may end first
+        letter(axes, column, row + 0.25, character, size)
+        if character != "\n" and loss > 0.2:
+            axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=GOLD)
+        column, row = (0, row + 1) if character == "\n" else (column + 1, row)
+    axes.set(xlim=(0, width), ylim=(text.count("\n") + 1, 0))
+    axes.axis("off")
 
 
 # The cover
 
 
 def surprise(text: str, nats: Sequence[float]) -> None:
-    """A text over bars: the longer its bar, the less a character was expected.
-
-    What was expected, to less than a fifth of a nat, has none.
-    """
-    lines, column, row = text.count("\n") + 1, 0, 0
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * lines))
-    for character, loss in zip(text, nats, strict=False):  # the text may end first
-        letter(axes, column, row + 0.25, character)
-        if character != "\n" and loss > 0.2:
-            axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=GOLD)
-        column, row = (0, row + 1) if character == "\n" else (column + 1, row)
-    axes.set(xlim=(0, 60), ylim=(lines, 0))
-    axes.axis("off")
+    """A text, and how much each of its characters surprised a model."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * (text.count("\n") + 1)))
+    surprise_bars(axes, text, nats, 60)
     plt.show()
 
 
@@ -699,6 +708,11 @@ def read_run(name: str) -> tuple[dict, list[dict], list[dict]]:
     return record, read_lines(name, "metrics"), read_lines(name, "samples")
 
 
+def read_moments(name: str) -> dict:
+    """A function that was held back, and what a recorded run knew at some moments."""
+    return json.loads((RUNS / name / "moments.json").read_text("utf-8"))
+
+
 def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
     """Training and validation loss over steps, with levels marked by name."""
     steps = [m for m in metrics if "loss" in m]
@@ -762,6 +776,17 @@ def lines_along(
     axes.set_yticks(rows, steps)
     axes.xaxis.set_label_coords(0.17, -0.1)
     axes.spines["bottom"].set_bounds(0.5, 4.7)
+    plt.show()
+
+
+def readings(text: str, moments: Sequence[dict]) -> None:
+    """A text as a model read it at several moments, in two columns."""
+    lines = text.rstrip("\n").split("\n")
+    rows = (len(moments) + 1) // 2
+    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 0.21 * rows * len(lines)))
+    for axes, moment in zip(panels.T.flat, moments, strict=True):
+        surprise_bars(axes, "\n".join(lines), moment["nats"], max(map(len, lines)), 6.5)
+        axes.set_title(f"step {moment['step']:,}", loc="left", fontsize=9, color=MUTED)
     plt.show()
 
 

@@ -199,6 +199,22 @@ def test_the_judge_teaches_with_what_the_page_defines(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_the_shipped_model_knows_is_as_recorded():
+    pytest.importorskip("matplotlib", reason="the page needs what builds the book")
+    import moments
+
+    root = Path(__file__).parents[1]
+    record = json.loads((root / "book/runs/medium/moments.json").read_text("utf-8"))
+    again = moments.main([str(peers.minigpt.SHIPPED)])
+    assert again["function"] == record["function"]
+    [moment], recorded = again["moments"], record["moments"][-1]
+    assert moment["step"] == recorded["step"] == 15_500
+    assert len(moment["nats"]) == len(record["function"])
+    for name in ("val_loss", "nats", "names", "probe"):
+        assert moment[name] == pytest.approx(recorded[name], abs=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(tried.TRAINING | tried.WRITING)])
 def test_an_idea_that_did_not_help_does_the_same_work(name, monkeypatch):
     small = dict(d_model=32, n_layers=1, n_heads=2, context_length=16, batch_size=2)

@@ -1,6 +1,8 @@
 """The live figure of a run, in Chromium: what the record says, and nothing else."""
 
 import gzip
+import re
+import statistics
 
 import pytest
 
@@ -15,6 +17,10 @@ SEEN = """() => ({
         (row) => row.classList.contains("shown")),
     counts: [...document.querySelectorAll(".count")].map((e) => e.textContent),
     now: Number(document.querySelector(".time").getAttribute("aria-valuenow")),
+    read: document.querySelector(".held-out p").textContent,
+    function: document.querySelector(".held-out pre").textContent,
+    nats: [...document.querySelectorAll(".held-out span")].map(
+        (cell) => Number(cell.style.getPropertyValue("--nats"))),
     handle: Number(document.querySelector(".handle circle").getAttribute("cx")),
 })"""
 
@@ -70,6 +76,15 @@ def check(seen: dict, points: list[dict], row: int = 0) -> None:
     assert seen["shown"] == [bool(judge(seen["text"])) for judge in judges]
     counts = [sum(map(bool, map(judge, point["texts"]))) for judge in judges]
     assert seen["counts"] == [f"{count} of 64" for count in counts]
+    record = figures.read_moments("medium")
+    moment = [m for m in record["moments"] if m["step"] <= point["step"]][-1]
+    assert seen["function"] == record["function"]
+    assert seen["nats"] == pytest.approx(
+        [min(loss, 5) for loss in moment["nats"]], abs=0.051
+    )
+    step, mean = re.search(r"step ([\d,]+): (\S+) nats", seen["read"]).groups()
+    assert int(step.replace(",", "")) == moment["step"]
+    assert float(mean) == pytest.approx(statistics.mean(moment["nats"]), abs=0.03)
 
 
 @in_browser

@@ -1,5 +1,6 @@
 /* A film of a recorded run: a handle on its curve of losses, and the text that it wrote at
-   the step where the handle stands, with the skills that it shows. All is from the record. */
+   the step where the handle stands, with the skills that it shows; and a function that was held
+   back, as it was read at the last recorded moment before. All is from the record. */
 (() => { "use strict";
 const { run, wait, curve } = live;
 const PACE = 900; // milliseconds for a point
@@ -17,13 +18,20 @@ const html = () => `<div class="film">
   <div class="time" role="slider" tabindex="0" aria-label="The step"></div>
   <div class="still"><p class="where"></p><pre class="sheet" tabindex="0" aria-label="What it wrote"></pre></div>
   <ul class="skills">${Object.entries(SKILLS).map(SKILL).join("")}</ul>
+  <div class="held-out"><p></p><pre class="sheet marks" tabindex="0"
+    aria-label="A function that it never learned from"></pre></div>
   <div class="doing"><button type="button" class="write">Play</button>
     <button type="button" class="other">Another text</button></div>
 </div>`;
 
 function begin(box, data, status) {
   const find = (selector) => box.querySelector(selector);
-  const { points, of, batches, validation, waypoints } = JSON.parse(data.record);
+  const { points, of, batches, validation, waypoints, held_out } = JSON.parse(data.record);
+  const cells = Array.from(held_out.function, (character) => {
+    const cell = document.createElement("span");
+    cell.textContent = character;
+    return cell;
+  });
   const time = find(".time"), play = find(".write"), most = points[0].texts.length;
   let at = 0, text = 0, playing = null, place, talking;
 
@@ -40,6 +48,14 @@ function begin(box, data, status) {
       + `Of ${of} texts show: ${skills.join(", ")}.`;
   }
 
+  function read(step) { // the function, as the model of this step or the last one before did
+    const moment = held_out.moments.findLast((moment) => moment.step <= step);
+    const mean = moment.nats.reduce((a, b) => a + b) / moment.nats.length;
+    find(".held-out p").textContent = "A function that it never learned from, read at step "
+      + `${moment.step.toLocaleString("en")}: ${mean.toFixed(2)} nats a character`;
+    cells.forEach((cell, i) => cell.style.setProperty("--nats", Math.min(moment.nats[i], 5)));
+  }
+
   function show() {
     const { step, loss, texts, shown, counts } = points[at], x = place.x(step);
     find(".handle").innerHTML = `<path d="M${x} ${place.top}V${place.bottom}"/>
@@ -54,6 +70,7 @@ function begin(box, data, status) {
       row.querySelector(".count").textContent = `${counts[name]} of ${of}`;
       row.querySelector(".tick").textContent = shown[name][text] ? "✓" : "·";
     }
+    read(step);
     time.setAttribute("aria-valuemin", 0);
     time.setAttribute("aria-valuemax", points.length - 1);
     time.setAttribute("aria-valuenow", at);
@@ -115,6 +132,7 @@ function begin(box, data, status) {
     text = (text + 1) % most;
     go(at);
   });
+  find(".marks").append(...cells);
   new ResizeObserver(draw).observe(time);
   draw();
   return start();

@@ -2,8 +2,9 @@
 
 The book's build calls it where a page has `{live} film` (see live.py). Everything is from
 the record in `book/runs`: at each of its points the loss and the first of its texts, and
-which of the skills of chapter 15 they show, judged by the chapter's own functions. Nothing
-is computed by a model. The waypoints are counted in the corpus, as the chapter does it.
+which of the skills of chapter 15 they show, judged by the chapter's own functions; and
+what each character of a function that was held back cost, at some moments. Nothing is
+computed by a model. The waypoints are counted in the corpus, as the chapter does it.
 """
 
 import ast
@@ -79,6 +80,16 @@ def learned(name: str) -> dict:
     }
 
 
+def held_out(name: str) -> dict:
+    """A function that was held back, and the nats of its characters at some moments."""
+    read = figures.read_moments(name)
+    moments = [
+        {"step": m["step"], "nats": [round(loss, 1) for loss in m["nats"]]}
+        for m in read["moments"]
+    ]
+    return {"function": read["function"], "moments": moments}
+
+
 @functools.cache
 def film(name: str) -> dict:
     """The points of a recorded run: step, loss, texts, and the skills that they show."""
@@ -99,4 +110,9 @@ def film(name: str) -> dict:
                 "counts": {k: sum(v) for k, v in shown.items()},
             }
         )
-    return {"points": points, "of": len(texts[0]["texts"]), **learned(name)}
+    return {
+        "points": points,
+        "of": len(texts[0]["texts"]),
+        "held_out": held_out(name),
+        **learned(name),
+    }

@@ -26,18 +26,18 @@ import minigpt
 
 sys.path.insert(0, str(ROOT / "book"))  # for figures, which the page imports
 PAGE = ROOT / "book" / "15_watching.md"
-NEEDED = re.compile(r"^def (function_of|written|nats_of)\b", re.M)
 LESSONS = {  # the judge, and how many steps
     "compiles": ("compiles", 60),
     "substance": ("with_substance", 120),
 }
 
 
-def definitions(corpus: minigpt.Corpus) -> dict:
-    """What the page has defined when the exercise begins, and the solution."""
+def definitions(*names: str, **given) -> dict:
+    """What the page's first cell defines, and those that define these functions."""
     first, *others = tangle.cells(PAGE)
-    space = {"corpus": corpus}
-    for cell in [first, *(cell for cell in others if NEEDED.search(cell.source))]:
+    needed = re.compile(rf"^def ({'|'.join(names)})\b", re.M)
+    space = given
+    for cell in [first, *(cell for cell in others if needed.search(cell.source))]:
         exec(cell.compile(), space)
     return space
 
@@ -87,7 +87,8 @@ def main(words: list[str] | None = None) -> dict:
     if unknown := {*options.lessons} - {*LESSONS}:
         parser.error(f"no lesson {unknown.pop()}: choose of {', '.join(LESSONS)}")
     torch.set_num_threads(1)
-    space, file = definitions(minigpt.read_corpus()), Path(options.json)
+    corpus, file = minigpt.read_corpus(), Path(options.json)
+    space = definitions("function_of", "written", "nats_of", corpus=corpus)
     known = json.loads(file.read_text("utf-8"))["runs"] if file.is_file() else {}
     record = dict(machine=f"{processor()}, PyTorch {torch.__version__}", runs=known)
     for name in options.lessons or LESSONS:
