@@ -9,10 +9,10 @@ run's last.safetensors on its way, writes 64 texts that continue `def `, which
 go to texts.jsonl with its step and validation loss. Weights are not copied.
 """
 
+import argparse
 import json
-import shutil
 import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,16 @@ import torch
 
 import minigpt
 
+RUNS = Path(__file__).resolve().parents[1] / "runs"
 CONFIG = minigpt.GenerateConfig(max_new_tokens=400, min_new_tokens=1, seed=7)
+
+
+def commit() -> str:
+    """The commit of this program, or nothing where it is no clone."""
+    git = ["git", "-C", str(RUNS), "rev-parse", "HEAD"]
+    with suppress(OSError):  # no git
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    return ""
 
 
 def kept(line: str) -> bool:
@@ -48,28 +57,42 @@ def texts(snapshot: Path, val: np.ndarray, count: int = 64) -> dict:
     }
 
 
-def main(source: str, name: str, *snapshots: str) -> None:
-    target = Path(__file__).resolve().parents[1] / "runs" / name
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="its folder")
+    parser.add_argument("name", help="of the record, in book/runs")
+    parser.add_argument("snapshots", nargs="*", type=Path, metavar="SNAPSHOT")
+    options = parser.parse_args(words)
+    needed = [options.run / name for name in ("run.json", "metrics.jsonl")]
+    for file in needed + options.snapshots:
+        if not file.is_file():
+            parser.error(f"there is no {file}")
+    target = RUNS / options.name
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(source, "samples.jsonl"), target / "samples.jsonl")
-    lines = Path(source, "metrics.jsonl").read_text("utf-8").splitlines(True)
-    (target / "metrics.jsonl").write_text("".join(filter(kept, lines)), "utf-8")
-    record = json.loads(Path(source, "run.json").read_text("utf-8"))
-    git = ["git", "rev-parse", "HEAD"]
-    record["commit"] = subprocess.check_output(git, text=True).strip()
-    text = json.dumps(record, indent=2) + "\n"
-    (target / "run.json").write_text(text, "utf-8")
-    if snapshots:
-        val = np.load(Path(source, "val.npy"))
+    record = json.loads(needed[0].read_text("utf-8"))
+    if known := commit():
+        record["commit"] = known
+    lines = needed[1].read_text("utf-8").splitlines(True)
+    samples = options.run / "samples.jsonl"
+    logs = {
+        "run.json": json.dumps(record, indent=2) + "\n",
+        "metrics.jsonl": "".join(filter(kept, lines)),
+        "samples.jsonl": samples.read_text("utf-8") if samples.is_file() else "",
+    }
+    if options.snapshots:
+        val = np.load(options.run / "val.npy")
         written = sorted(
-            (texts(Path(snapshot), val) for snapshot in snapshots),
+            (texts(snapshot, val) for snapshot in options.snapshots),
             key=lambda record: record["step"],
         )
-        lines = "".join(json.dumps(record) + "\n" for record in written)
-        (target / "texts.jsonl").write_text(lines, "utf-8")
+        logs["texts.jsonl"] = "".join(json.dumps(point) + "\n" for point in written)
+    for name, text in logs.items():
+        (target / name).write_text(text, "utf-8")
+    print(
+        f"{target}: {record['step']} steps. In chapter 15, write {options.name!r} in "
+        "the place of 'medium'."
+    )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main()
