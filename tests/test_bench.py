@@ -122,6 +122,29 @@ def test_the_muon_that_is_measured_is_that_of_the_page(tmp_path):
     assert seconds > 0 and later < first - 1
 
 
+def test_a_sweep_gives_each_setting_the_time_of_the_preset(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "text.py").write_text("x = [1, 2, 3]\n" * 2000, "utf-8")
+    corpus = learning.minigpt.read_corpus(tmp_path / "text.py")
+    small = dict(context_length=8, d_model=24, n_heads=2, batch_size=2)
+    wide = small | dict(d_model=192)
+    monkeypatch.setattr(learning, "SWEEP", {learning.PRESET: small, "wide": wide})
+    threads, file = torch.get_num_threads(), tmp_path / "sweep.json"
+    try:
+        record = learning.sweep(corpus, 20, 1, file)
+        again = learning.sweep(corpus, 20, 2, file)
+    finally:
+        torch.set_num_threads(threads)
+    assert record[learning.PRESET]["steps"] == 20 > record["wide"]["steps"] > 0
+    assert json.loads(file.read_text("utf-8")) == again
+    for name, known in again.items():
+        assert known["steps"] == record[name]["steps"]
+        assert known["nats"][:1] == record[name]["nats"] and len(known["nats"]) == 2
+        assert 0 < min(known["nats"]) < 5
+    assert capsys.readouterr().out.count("nats") == 4
+
+
 def test_the_table_of_what_did_not_help_shows_what_was_recorded():
     book = Path(__file__).parents[1] / "book"
     page = (book / "A3_speed.md").read_text("utf-8")

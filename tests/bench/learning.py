@@ -1,7 +1,7 @@
 """Nats per character in the same time: our laptop preset and nanoGPT's recipe.
 
     python tests/bench/learning.py                 as long as the recipe takes
-    python tests/bench/learning.py --sweep 45      many settings, 45 s each
+    python tests/bench/learning.py --sweep 6000 --json FILE    many settings
 
 nanoGPT's README has a recipe for a laptop: 4 layers of 128, windows of 64, 12 in
 a batch, 2,000 steps, learning rate 1e-3 to 1e-4 after 100 steps of warm-up,
@@ -9,6 +9,11 @@ beta2 0.99, no dropout. Here it is a config of ours, trained by our step on our
 text, and its training time, without evaluations, is the measure. Ours then get
 that time, half of it or a third, each with a schedule that fits its time. All
 are evaluated on the whole of `val`, each in its own context.
+
+A sweep compares changes of the laptop preset. Each learns on one core, with a schedule
+over as many steps as take the processor as long as so many steps of the preset, so that
+it does not matter what else the machine does. (6,000 are three minutes on two cores of
+the machine of the recorded run.) FILE is added to, not begun anew.
 """
 
 import argparse
@@ -17,6 +22,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,38 +48,79 @@ RECIPE = dict(
     beta2=0.99,
 )
 SHORT = dict(context_length=64, batch_size=12)
+MIDDLE = dict(context_length=96, batch_size=8)
 FAST = SHORT | dict(learning_rate=6e-3, min_learning_rate=6e-5, muon=True)
 CPU = minigpt.pick_machine("cpu")
+PRESET = "laptop preset"
 OURS = (
-    ("laptop preset", {}, 1),
+    (PRESET, {}, 1),
     ("windows of 64", SHORT, 1),
     ("windows of 64", SHORT, 2),
     ("with Muon", FAST, 1),
     ("with Muon", FAST, 3),
 )
-SWEEP = (
-    {},
-    dict(learning_rate=2e-3),
-    dict(learning_rate=6e-3),
-    dict(beta2=0.95),
-    dict(weight_decay=0.0),
-    dict(batch_size=4),
-    dict(batch_size=12),
-    dict(d_model=144),
-    dict(d_model=240),
-    dict(n_layers=3),
-    dict(n_heads=3),
-    dict(context_length=96, batch_size=8),
-    dict(muon=True),
-    SHORT,
-    SHORT | dict(batch_size=6),
-    SHORT | dict(batch_size=8),
-    SHORT | dict(learning_rate=6e-3),
-    SHORT | dict(n_layers=3),
-    FAST,
-    FAST | dict(learning_rate=1e-2),
-    FAST | dict(d_model=240),
-)
+SWEEP = {
+    PRESET: {},
+    "windows of 64": SHORT,
+    "windows of 96": MIDDLE,
+    "windows of 64, with Muon": FAST,
+    "windows of 96, width 160": MIDDLE | dict(d_model=160, n_heads=5),
+    "windows of 96, 6e-3": MIDDLE | dict(learning_rate=6e-3),
+    "windows of 64, 6e-3": SHORT | dict(learning_rate=6e-3),
+    "windows of 96, 6 in a batch": MIDDLE | dict(batch_size=6),
+    "learning rate 6e-3": dict(learning_rate=6e-3),
+    "beta2 0.95": dict(beta2=0.95),
+    "no weight decay": dict(weight_decay=0.0),
+    "batches of 4": dict(batch_size=4),
+    "width 144": dict(d_model=144),
+    "width 240": dict(d_model=240),
+    "3 layers of 160": dict(n_layers=3, d_model=160, n_heads=5),
+    "windows of 96, width 240": MIDDLE | dict(d_model=240),
+    "windows of 96, 3 layers of 160": MIDDLE | dict(n_layers=3, d_model=160, n_heads=5),
+    "windows of 64, width 240": SHORT | dict(d_model=240),
+}
+
+
+class Learner:
+    """A preset with changes, and what is needed to take a step of training."""
+
+    def __init__(
+        self,
+        corpus: minigpt.Corpus,
+        preset: str,
+        seed: int,
+        muon: bool = False,
+        **changes,
+    ):
+        self.shape, self.config = minigpt.make_configs(
+            preset, vocab_size=corpus.tokenizer.vocab_size, seed=seed, **changes
+        )
+        torch.manual_seed(seed)
+        self.model = minigpt.MiniGPT(self.shape)
+        make = minigpt.make_optimizer
+        if muon:
+            make = tangle.oracle("12", "Muon", vars(minigpt))
+        self.optimizer = make(self.model, self.config)
+        self.data, self.val = (
+            minigpt.Dataset(ids, self.shape.context_length)
+            for ids in (corpus.train, corpus.val)
+        )
+
+    def plan(self, steps: int) -> None:
+        """Let the schedule go over so many steps."""
+        self.config = replace(self.config, max_steps=steps, warmup_steps=steps // 20)
+
+    def step(self, step: int, clock: Callable[[], float] = time.perf_counter) -> float:
+        """Train once; return the seconds that it took."""
+        start = clock()
+        minigpt.training_step(
+            self.model, self.optimizer, self.data, step, self.config, CPU
+        )
+        return clock() - start
+
+    def loss(self) -> float:
+        """Nats per character on the whole of `val`."""
+        return minigpt.evaluate(self.model, self.val, CPU)
 
 
 def learn(
@@ -81,39 +128,17 @@ def learn(
     preset: str,
     seed: int,
     seconds: float | None = None,
-    muon: bool = False,
     **changes,
 ) -> tuple[float, float]:
     """Train; return the seconds it took and nats per character on `val`.
 
     With seconds, the number of steps is what fits, by the time of a few.
     """
-    shape, config = minigpt.make_configs(
-        preset, vocab_size=corpus.tokenizer.vocab_size, seed=seed, **changes
-    )
-    train, val = (
-        minigpt.Dataset(ids, shape.context_length) for ids in (corpus.train, corpus.val)
-    )
-
-    def steps(count: int, config: minigpt.TrainConfig) -> tuple:
-        torch.manual_seed(seed)
-        model = minigpt.MiniGPT(shape)
-        make = minigpt.make_optimizer
-        if muon:
-            make = tangle.oracle("12", "Muon", vars(minigpt))
-        optimizer = make(model, config)
-        times = []
-        for step in range(count):
-            start = time.perf_counter()
-            minigpt.training_step(model, optimizer, train, step, config, CPU)
-            times.append(time.perf_counter() - start)
-        return model, times
-
+    learner = Learner(corpus, preset, seed, **changes)
     if seconds is not None:
-        count = int(seconds / statistics.median(steps(60, config)[1]))
-        config = replace(config, max_steps=count, warmup_steps=count // 20)
-    model, times = steps(config.max_steps, config)
-    return sum(times), minigpt.evaluate(model, val, CPU)
+        first = Learner(corpus, preset, seed, **changes)
+        learner.plan(int(seconds / statistics.median(map(first.step, range(60)))))
+    return sum(map(learner.step, range(learner.config.max_steps))), learner.loss()
 
 
 def compare(corpus: minigpt.Corpus, seeds: int) -> dict:
@@ -137,30 +162,52 @@ def compare(corpus: minigpt.Corpus, seeds: int) -> dict:
     return nats
 
 
-def sweep(corpus: minigpt.Corpus, seconds: float, seeds: int) -> list[dict]:
-    """Changes of the laptop preset, each with the same time; prints them."""
-    results = []
-    for changes in SWEEP:
-        nats = [
-            learn(corpus, "laptop", seed, seconds, **changes)[1]
-            for seed in range(seeds)
-        ]
-        results.append(changes | {"nats": nats})
-        print(f"{statistics.mean(nats):.3f} nats  {changes}", flush=True)
-    return results
+def fitting(corpus: minigpt.Corpus, steps: int, rounds: int = 40) -> dict[str, int]:
+    """How many steps of each setting take as long as these of the preset."""
+    learners = {
+        name: Learner(corpus, "laptop", 0, **changes) for name, changes in SWEEP.items()
+    }
+    times = {name: [] for name in SWEEP}
+    for step in range(rounds):  # in turn, since a machine drifts
+        for name, learner in learners.items():
+            times[name].append(learner.step(step, time.thread_time))
+    median = {name: statistics.median(times[name]) for name in SWEEP}
+    return {name: round(steps * median[PRESET] / median[name]) for name in SWEEP}
+
+
+def sweep(corpus: minigpt.Corpus, steps: int, seeds: int, file: Path) -> dict:
+    """The nats of all settings, by seed; prints and keeps each as it comes."""
+    torch.set_num_threads(1)
+    if file.is_file():
+        record = json.loads(file.read_text("utf-8"))
+    else:
+        counts = fitting(corpus, steps)
+        record = {name: {"steps": counts[name], "nats": []} for name in SWEEP}
+    for seed in range(seeds):
+        for name, known in record.items():
+            if len(known["nats"]) > seed:
+                continue
+            learner = Learner(corpus, "laptop", seed, **SWEEP[name])
+            learner.plan(known["steps"])
+            for step in range(known["steps"]):
+                learner.step(step)
+            known["nats"].append(round(learner.loss(), 4))
+            print(f"seed {seed}  {known['nats'][-1]:.4f} nats  {name}", flush=True)
+            file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    return record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sweep", type=float, help="seconds a setting")
+    parser.add_argument("--sweep", type=int, help="steps of the preset")
     parser.add_argument("--json", default=os.devnull, help="where to keep them")
     options = parser.parse_args()
     corpus = minigpt.read_corpus()
     if options.sweep:
-        results = sweep(corpus, options.sweep, options.seeds)
-    else:
-        results = compare(corpus, options.seeds)
+        sweep(corpus, options.sweep, options.seeds, Path(options.json))
+        return
+    results = compare(corpus, options.seeds)
     with open(options.json, "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
 
