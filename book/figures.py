@@ -328,25 +328,27 @@ def looks(text: str, panels: dict[str, Sequence[Sequence[float]]]) -> None:
 
     Colours are relative to the largest number of the map, or of the row where
     no number is negative. Up to three maps stand side by side, else in twos.
+    A row is as high as its letter needs, so cells are higher than they are wide.
     """
     columns = len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
+    names = "".join(map(visible, text))
     figure, grid = plt.subplots(
         rows,
         columns,
         squeeze=False,
         sharex=True,
         sharey=True,
-        figsize=(WIDTH, rows * (4.7 / columns + 0.2) + 0.4),
+        figsize=(WIDTH, rows * (len(names) * 0.155 + 0.4) + 0.35),
     )
-    figure.get_layout_engine().set(w_pad=0.01, wspace=0.02)
-    names = "".join(map(visible, text))
+    figure.get_layout_engine().set(w_pad=0.01, wspace=0.02, h_pad=0.06)
     for axes, (name, values) in zip(grid.flat, panels.items(), strict=False):
         finite = [[abs(x) for x in v if x != float("-inf")] for v in values]
         shares = all(x >= 0 for v in values for x in v)
         tops = [max(v if shares else sum(finite, [])) for v in finite]
         axes.imshow(
-            [[shade(x, top) for x in v] for v, top in zip(values, tops, strict=True)]
+            [[shade(x, top) for x in v] for v, top in zip(values, tops, strict=True)],
+            aspect="auto",
         )
         axes.set_xticks(range(len(names)), names, family="monospace")
         axes.set_yticks(range(len(names)), names, family="monospace")
@@ -714,38 +716,49 @@ def read_moments(name: str) -> dict:
 
 
 def loss_curve(metrics: Sequence[dict], marks: dict[str, float]) -> None:
-    """Training and validation loss over steps, with levels marked by name."""
-    steps = [m for m in metrics if "loss" in m]
-    evaluations = [m for m in metrics if "val_loss" in m]
+    """Training and validation loss over steps, with levels marked by name.
+
+    A log axis has no 0: what was measured before the first step stands left of 1.
+    """
+    batches = {m["step"]: m["loss"] for m in metrics if "loss" in m}
+    evaluations = {m["step"]: m["val_loss"] for m in metrics if "val_loss" in m}
     figure, axes = plt.subplots()
+    axes.plot(batches.keys(), batches.values(), color=BLUE, alpha=0.35, linewidth=0.8)
+    if 0 in evaluations:
+        axes.plot(0.5, evaluations.pop(0), "o", color=ORANGE, markersize=3)
     axes.plot(
-        [m["step"] for m in steps],
-        [m["loss"] for m in steps],
-        color=BLUE,
-        alpha=0.35,
-        linewidth=0.8,
-        label="batch",
+        evaluations.keys(), evaluations.values(), "o-", color=ORANGE, markersize=3
     )
-    axes.plot(
-        [m["step"] for m in evaluations],
-        [m["val_loss"] for m in evaluations],
-        color=ORANGE,
-        marker="o",
-        markersize=4,
-        label="validation",
-    )
+    for name, losses, color, offset, side in (
+        ("batch", batches, BLUE, (-8, -24), "right"),
+        ("validation", evaluations, ORANGE, (2, 14), "left"),
+    ):
+        if losses:
+            steps = sorted(losses)
+            middle = np.sqrt(steps[0] * steps[-1])
+            step = min(steps, key=lambda step: abs(step - middle))
+            axes.annotate(
+                name,
+                (step, losses[step]),
+                offset,
+                color=color,
+                ha=side,
+                textcoords="offset points",
+            )
     for name, level in marks.items():
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
         axes.annotate(
             name,
             (1, level),
-            (0, 3),
+            (0, 5),
             xycoords=("axes fraction", "data"),
             ha="right",
             textcoords="offset points",
         )
-    axes.set(xlabel="step", ylabel="loss (nats per character)", ylim=(0.6, None))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.9))
+    axes.set(xlabel="step", xscale="log", ylabel="loss (nats per character)")
+    powers(axes.xaxis)
+    axes.set_xticks([0.5], ["0"], minor=True)
+    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)
     plt.show()
 
 
@@ -796,21 +809,28 @@ def shares(
     chance: dict[str, float],
     **lines: Sequence[float],
 ) -> None:
-    """Shares between 0 and 1 over a falling loss, with what is possible and chance."""
-    figure, axes = plt.subplots()
+    """Shares between 0 and 1 over a falling loss, with what is possible and chance.
+
+    A log axis gives room to the end, where the loss falls least.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     for (name, line), color in zip(lines.items(), (BLUE, GREEN, ORANGE), strict=False):
-        axes.plot(losses, line, color=color, marker="o", markersize=4)
+        axes.semilogx(losses, line, "o-", color=color, linewidth=1.2, markersize=3)
         axes.annotate(
             name,
-            (losses[-1], line[-1]),
-            (8, 0),
+            (1, line[-1]),
+            (6, 0),
             va="center",
             color=color,
+            xycoords=("axes fraction", "data"),
             textcoords="offset points",
         )
         if name in limits:
             axes.axhline(limits[name], color=color, linewidth=0.8, linestyle=":")
             axes.axhline(chance[name], color=color, linewidth=0.8, linestyle="--")
+    ticks = [4, 3, 2, 1.5, 1, 0.8]
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
     axes.invert_xaxis()
     axes.set(
         xlabel="validation loss (nats per character)",
@@ -908,52 +928,59 @@ def pace(without: Sequence[float], with_cache: Sequence[float]) -> None:
     plt.show()
 
 
+PLAINLY = {  # the names in the table of `make bench`
+    "bfloat16": "ours in bfloat16",
+    "peak": "one large product",
+    "chain": "its products alone",
+    "one": "one text at a time",
+    "decode": "ids into text",
+}
+
+
 def peers(lines: Sequence[dict]) -> None:
     """How many times as fast ours is as each other program, work by work."""
-    rows = [
-        (
+    figure, axes = plt.subplots()
+    names = {}  # of the rows that have a bar
+    row = 0
+    for line in lines:
+        speeds = line["characters_per_second"]
+        axes.annotate(
             line["title"],
-            other,
-            [
-                a / b
-                for a, b in zip(
-                    line["characters_per_second"]["ours"], values, strict=True
-                )
-            ],
-        )
-        for line in lines
-        for other, values in line["characters_per_second"].items()
-        if other != "ours"
-    ]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.45 * len(rows)))
-    for y, (title, other, ratios) in enumerate(rows):
-        middle = statistics.median(ratios)
-        color = BLUE if other == "transformers" else GREY
-        axes.plot([1, middle], [y, y], color=color, linewidth=8, solid_capstyle="butt")
-        axes.plot([min(ratios), max(ratios)], [y, y], color=ORANGE)
-        axes.annotate(
-            f"{middle:.2f}",
-            (max(1, *ratios), y),
-            (5, 0),
+            (0, row + 0.1),
             va="center",
-            textcoords="offset points",
-        )
-        axes.annotate(
-            f"{title}: {other}",
-            (0, y),
-            (0, 7),
-            color=MUTED,
             xycoords=("axes fraction", "data"),
-            textcoords="offset points",
         )
-    axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
+        others = [other for other in speeds if other != "ours"]
+        for y, other in enumerate(others, row + 1):
+            pairs = zip(speeds["ours"], speeds[other], strict=True)
+            ratios = [ours / theirs for ours, theirs in pairs]
+            middle = statistics.median(ratios)
+            axes.barh(
+                y,
+                middle - 1,
+                0.6,
+                left=1,
+                color=BLUE if other == "transformers" else GREY,
+            )
+            axes.plot([min(ratios), max(ratios)], [y, y], color=INK, linewidth=1)
+            axes.annotate(
+                f"{middle:.2f}",
+                (max(1, *ratios), y),
+                (5, 0),
+                va="center",
+                textcoords="offset points",
+            )
+            names[y] = PLAINLY.get(other, other)
+        end = row + len(others) + 0.5
+        axes.plot([1, 1], [row + 0.5, end], color=GREY, linewidth=0.8)
+        row += len(others) + 1
+    figure.set_figheight(0.23 * row + 0.6)
     axes.set(
-        xscale="log",
-        ylim=(len(rows) - 0.5, -0.8),
-        yticks=[],
-        xlabel="ours is so many times as fast",
+        xscale="log", ylim=(row - 0.6, -0.5), xlabel="ours is so many times as fast"
     )
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    axes.set_yticks(list(names), names.values())
     axes.minorticks_off()
+    axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     plt.show()

@@ -1,6 +1,8 @@
 """Figures and drawings: what is in the files, and what stands on the pages."""
 
 import io
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ pytest.importorskip("matplotlib", reason="needs what builds the book: make .venv
 pytest.importorskip("sphinx", reason="needs what builds the book: make .venv/book")
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.text import Text
 
 import drawings
 import figures
@@ -68,10 +71,11 @@ def test_the_palette_is_complete_and_can_be_read_in_both_themes():
     assert mine <= drawings.COLOURS.keys()
 
 
-def draw(name: str, *args) -> str:
-    """The SVG of a figure."""
+def draw(name: str, *args, **more) -> str:
+    """The SVG of a figure, which is then the current one."""
+    plt.close("all")
     with matplotlib.rc_context({"backend": "svg"}):
-        getattr(figures, name)(*args)
+        getattr(figures, name)(*args, **more)
         plt.savefig(file := io.StringIO(), format="svg")
     return file.getvalue()
 
@@ -98,6 +102,75 @@ def test_text_is_text_in_the_pages_font(name, args, words):
     assert "DejaVu" not in svg and "<metadata" not in svg and "<style" not in svg
     bare = re.sub(r"var\(--figure-\w+, #\w+\)", "", svg)
     assert drawings.COLOUR.findall(" ".join(drawings.TAG.findall(bare))) == []
+
+
+LOG = figures.read_run("medium")[1]
+CAUSAL = [[1.0] * n + [float("-inf")] * (20 - n) for n in range(1, 21)]
+BENCH = json.loads((figures.RUNS / "peers.json").read_text("utf-8"))["lines"]
+
+
+@pytest.mark.parametrize(
+    "name, args, more",
+    [
+        ("loss_curve", (LOG, {"pairs": 2.44, "nothing": 4.6}), {}),
+        ("loss_curve", (LOG[:30], {}), {}),
+        (
+            "shares",
+            ([4.6, 1, 0.8, 0.78, 0.77, 0.77], {"late": 0.7}, {"late": 0.1}),
+            {"early": [0, 0.2, 0.9, 0.8, 0.85, 0.9], "late": [0, 0, 0, 0.6, 0.8, 0.7]},
+        ),
+        ("peers", (BENCH,), {}),
+    ],
+)
+def test_words_of_a_figure_cross_neither_lines_nor_each_other(name, args, more):
+    svg = draw(name, *args, **more)
+    figure = plt.gcf()
+    boxes = {
+        text: text.get_window_extent().padded(-1)
+        for text in figure.findobj(Text)
+        if text.get_visible() and f">{text.get_text()}</text>" in svg
+    }
+    assert len(boxes) > 5
+    for (one, box), (two, other) in itertools.combinations(boxes.items(), 2):
+        assert not box.overlaps(other), (one, two)
+    for line in itertools.chain(*(axes.lines for axes in figure.axes)):
+        path = line.get_path().transformed(line.get_transform())
+        for text, box in boxes.items():
+            assert not path.intersects_bbox(box, filled=False), (line, text)
+
+
+def test_each_row_of_a_map_has_room_for_its_letter_and_each_map_for_its_title():
+    maps = dict.fromkeys(("one", "two", "three", "four"), CAUSAL)
+    draw("looks", "self.width, self.wid", maps)
+    figure = plt.gcf()
+    for axes in figure.axes[::2]:
+        height = axes.get_window_extent().height / len(CAUSAL)
+        [letter, *_] = axes.get_yticklabels()
+        assert height * 72 / figure.dpi >= 1.1 * letter.get_size()
+    above, below = figure.axes[0], figure.axes[2]
+    title = below.title.get_window_extent()
+    assert title.y1 + title.height / 4 < above.get_window_extent().y0
+
+
+def test_a_loss_curve_shows_its_beginning_and_names_its_lines():
+    svg = draw("loss_curve", LOG, {})
+    assert LOG[0]["step"] == 0
+    assert {"0", "batch", "validation"} <= {*re.findall(">([^<]+)</text", svg)}
+    [axes] = plt.gcf().axes
+    assert axes.get_xscale() == "log"
+    lowest, highest = axes.get_ylim()
+    assert lowest < min(m.get("loss", 9) for m in LOG)
+    first = [y for line in axes.lines for x, y in [line.get_xydata()[0]] if x < 1]
+    assert first == [LOG[0]["val_loss"]] and first[0] < highest
+    draw("loss_curve", [{"step": 1, "loss": 4.6}], {})
+
+
+def test_peers_are_named_in_plain_words():
+    svg = draw("peers", BENCH)
+    assert not {"peak", "chain", "one", "decode"} & {*re.findall(">([^<]+)</text", svg)}
+    mine = [{"title": "a work", "characters_per_second": {"ours": [2], "x": [1]}}]
+    svg = draw("peers", mine)
+    assert ">x</text>" in svg and ">2.00</text>" in svg
 
 
 def test_two_images_of_a_page_share_no_id():
