@@ -653,7 +653,7 @@ def sittings(
     ):
         bars.barh(y, end - begin, left=begin + 0.5, color=color, height=0.7, alpha=0.3)
         bars.text(begin + 1, y, name, va="center")
-    bars.plot(len(first) + 0.5, 1, "X", color=ORANGE, markersize=11)
+    bars.plot(len(first) + 0.5, 1, "X", color=INK, markersize=11)
     bars.text(len(first) + 1.6, 1, "killed", va="center")
     bars.axvline(saved + 0.5, color=GREY, linestyle=":")
     axes.axvline(saved + 0.5, color=GREY, linestyle=":")
@@ -918,7 +918,7 @@ def pace(without: Sequence[float], with_cache: Sequence[float]) -> None:
     """Milliseconds for each character, without and with the cache."""
     figure, axes = plt.subplots()
     n = range(1, len(without) + 1)
-    axes.plot(n, without, color=ORANGE, linewidth=1, label="without the cache")
+    axes.plot(n, without, color=GREY, linewidth=1, label="without the cache")
     axes.plot(n, with_cache, color=BLUE, linewidth=1, label="with the cache")
     top = 1.3 * sorted([*without, *with_cache])[int(1.98 * len(without))]
     axes.set(

@@ -165,6 +165,15 @@ def test_a_loss_curve_shows_its_beginning_and_names_its_lines():
     draw("loss_curve", [{"step": 1, "loss": 4.6}], {})
 
 
+def test_orange_is_a_key_in_the_chapter_about_keys_and_nothing_else():
+    for name, args in (
+        ("cache_rows", ([(0, 3), (3, 1)], 3)),
+        ("pace", ([1.0, 2.0], [1.0, 1.0])),
+        ("peers", (BENCH,)),
+    ):
+        assert figures.ORANGE not in draw(name, *args), name
+
+
 def test_peers_are_named_in_plain_words():
     svg = draw("peers", BENCH)
     assert not {"peak", "chain", "one", "decode"} & {*re.findall(">([^<]+)</text", svg)}
