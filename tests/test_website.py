@@ -1,6 +1,7 @@
 """What the site offers beside its pages: downloads, notebooks, descriptions, formulas."""
 
 import ast
+import base64
 import io
 import json
 import os
@@ -76,13 +77,41 @@ def test_a_notebook_has_the_chapter_s_cells_and_no_signs_of_myst(page):
 
 @pytest.mark.parametrize("page", tangle.pages(), ids=lambda page: page.stem)
 def test_a_page_as_markdown_has_its_code_and_no_signs_of_myst(page):
-    text = website.markdown(page)
+    text = website.markdown(page, "")
     assert text.startswith("# ")
     for cell in tangle.cells(page):
         assert cell.source.strip() in text
     plain = "".join(website.CODE.split(text)[::2])
     assert re.findall(r"{[a-z:]+}`|^:::.*|^:label:.*", plain, re.M) == []
     assert "\n```{" not in text and "mystnb:" not in text
+
+
+def drawings_of(page: Path) -> list[Path]:
+    found = re.findall(r"^```{figure} (_static/.+\.svg)", page.read_text("utf-8"), re.M)
+    return [page.parent / path for path in found]
+
+
+@pytest.mark.parametrize(
+    "page", [*filter(drawings_of, CHAPTERS)], ids=lambda page: page.stem
+)
+def test_a_notebook_or_markdown_that_lies_alone_has_its_drawings(page):
+    drawn = drawings_of(page)
+    for base in ("", "https://example.org/"):
+        cells = json.loads(website.notebook(page, base))["cells"]
+        text = "".join(sum((cell["source"] for cell in cells), []))
+        inside = re.findall('src="data:image/svg.xml;base64,(.+?)">', text)
+        linked = re.findall(r"!\[\]\((.+?)\)", text)
+        if base:
+            assert inside == [] and len(linked) == len(drawn)
+        else:
+            assert [base64.b64decode(data) for data in inside] == [
+                path.read_bytes() for path in drawn
+            ]
+            assert linked == [] and '<img alt=""' not in text
+        linked += re.findall(r"!\[\]\((.+?)\)", website.markdown(page, base))
+        site = base or "../"  # of a page in the folder `take`
+        for path in linked:
+            assert ROOT / "book" / path.removeprefix(site) in drawn, path
 
 
 def test_llms_txt_lists_every_page():

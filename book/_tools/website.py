@@ -8,12 +8,13 @@ for whoever links to it; a page that is not there says so; the footer tells vers
 licence.
 """
 
+import base64
 import io
 import re
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import jupytext
@@ -22,6 +23,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import tangle
+from drawings import DESC
 from hypertext import Book, last_line
 from openings import parts_of_book
 
@@ -73,6 +75,7 @@ COLONS = re.compile(r"^:::+ *{([\w-]+)} *(.*)$", re.M)
 CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 HEAD = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # of a page, or of a cell
 OPTION = re.compile(r"^:([\w-]+):? *(.*)\n?", re.M)
+DRAWING = re.compile(r"!\[\]\((_static/drawings/\w+\.svg)\)")
 
 
 def prose(text: str) -> str:
@@ -85,9 +88,26 @@ def prose(text: str) -> str:
     return "".join(parts)
 
 
-def markdown(page: Path) -> str:
-    """A page, its code included, as plain Markdown."""
-    return prose(page.read_text("utf-8")).lstrip()
+def markdown(page: Path, base: str) -> str:
+    """A page, its code included, as plain Markdown, with drawings from the site."""
+    text = prose(page.read_text("utf-8")).lstrip()
+    return DRAWING.sub(rf"![]({base or '../'}\1)", text)
+
+
+def with_drawings(text: str, base: str) -> str:
+    """A notebook's Markdown, with drawings from the site, or inside, if it has none.
+
+    A notebook is often alone, without the folder of drawings. JupyterLab shows an SVG
+    inside as an `img`, but not as an attachment, and Colab shows neither.
+    """
+
+    def inside(match: re.Match[str]) -> str:
+        svg = (ROOT / "book" / match[1]).read_text("utf-8")
+        said = escape(" ".join(DESC.search(svg)[1].split()))
+        data = base64.b64encode(svg.encode()).decode()
+        return f'<img alt="{said}" src="data:image/svg+xml;base64,{data}">'
+
+    return DRAWING.sub(rf"![]({base}\1)" if base else inside, text)
 
 
 def without_roles(text: str) -> str:
@@ -122,7 +142,7 @@ def notebook(page: Path, base: str) -> str:
     book = jupytext.read(page)
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = prose(cell.source)
+            cell.source = with_drawings(prose(cell.source), base)
         cell.metadata = nbformat.NotebookNode(tags=cell.metadata.get("tags", []))
     book.cells.insert(0, nbformat.v4.new_code_cell(FETCH.format(base=base)))
     for number, cell in enumerate(book.cells):
@@ -195,7 +215,7 @@ def write_downloads(app: Sphinx) -> None:
     for name in ("minigpt.py", "LICENSE", "book/_static/minigpt.js"):
         (folder / Path(name).name).write_bytes((ROOT / name).read_bytes())
     for page in tangle.pages():
-        (folder / page.name).write_text(markdown(page), "utf-8")
+        (folder / page.name).write_text(markdown(page, base), "utf-8")
     Path(app.outdir, "llms.txt").write_text(for_machines(base), "utf-8")
     for page, program in stages(app.book):
         (folder / f"{page.stem}.ipynb").write_text(notebook(page, base), "utf-8")
