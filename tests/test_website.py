@@ -3,9 +3,11 @@
 import ast
 import base64
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,8 +25,10 @@ from docutils import nodes  # noqa: E402
 
 import cover  # noqa: E402
 import hypertext  # noqa: E402
+import hyphens  # noqa: E402
 import mathematics  # noqa: E402
 import openings  # noqa: E402
+from live_page import STATIC, in_browser, loads  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = website.chapters()
@@ -253,3 +257,67 @@ def test_the_program_after_a_chapter_is_what_its_first_chapters_tangle_to():
     assert module.startswith(stages[CHAPTERS[-1]])
     for text in stages.values():
         ast.parse(text)
+
+
+ROOTS = """() => [...document.querySelectorAll("msqrt")].map((root) => {
+    const last = root.lastElementChild.getBoundingClientRect();
+    const next = root.closest("math").nextSibling.getBoundingClientRect();
+    return next.left - last.right;
+})"""
+
+
+@in_browser
+def test_what_follows_a_root_is_near_and_its_bar_touches_no_letter(chromium, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("book.css", "figures.css", "roots.js"):
+        shutil.copy(STATIC / name, tmp_path)
+    shutil.copytree(STATIC / "fonts", tmp_path / "fonts")
+    formulas = [
+        mathematics.mathml(nodes.math("", source), block=False) + "<b>x</b>"
+        for source in (
+            r"\sqrt{D}",
+            r"\sqrt{\sigma^2 + \epsilon}",
+            r"\sqrt{\frac{a}{b}}",
+        )
+    ]
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html>{loads(['book.css', 'figures.css', 'roots.js'])}"
+        f"<p>{' '.join(formulas)}</p><details><p>{formulas[0]}</p></details>"
+    )
+    tab = chromium.new_page(device_scale_factor=8)
+    try:
+        tab.goto((tmp_path / "page.html").as_uri())
+        tab.evaluate("document.fonts.ready")
+        tab.evaluate("document.querySelector('details').open = true")
+        assert max(map(abs, tab.evaluate(ROOTS))) < 0.5
+        letter = tab.locator("msqrt > mi").first
+        box, size = (
+            letter.bounding_box(),
+            letter.evaluate("letter => parseFloat(getComputedStyle(letter).fontSize)"),
+        )
+        box |= {"x": box["x"] + 2, "width": box["width"] - 3}
+        box |= {"y": box["y"] - 6, "height": box["height"] + 6}
+        shot = tab.screenshot(clip=box)
+    finally:
+        tab.close()
+    picture = image.open(io.BytesIO(shot)).convert("L")
+    rows = [
+        picture.crop((0, y, picture.width, y + 1)).getextrema()[0] < 128
+        for y in range(picture.height)
+    ]
+    ink = [(dark, len([*same])) for dark, same in itertools.groupby(rows)]
+    assert [dark for dark, _ in ink[:4]] == [False, True, False, True]  # bar, letter
+    assert ink[2][1] / 8 > 0.07 * size
+
+
+def test_a_name_with_a_hyphen_stays_on_one_line():
+    words = nodes.Text("GPT-2 reads UTF-8, "), nodes.literal("", "UTF-8")
+    page = nodes.paragraph("", "", *words)
+    app = type("App", (), {"builder": type("Builder", (), {"format": "html"})})
+    document = nodes.document("", "")
+    document += page
+    hyphens.keep_whole(app, document, "page")
+    assert [span.astext() for span in page.findall(nodes.inline)] == ["GPT-2", "UTF-8"]
+    assert all(span["classes"] == ["whole"] for span in page.findall(nodes.inline))
+    assert page.astext() == "GPT-2 reads UTF-8, UTF-8"
+    assert ".whole { white-space: nowrap; }" in (STATIC / "book.css").read_text("utf-8")
