@@ -1,5 +1,6 @@
 """A small page with a live figure, for the tests of each kind in Chromium."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def write_page(
     page = folder / name
     page.write_text(PAGE.format(figures=figures, loads=loads(names)), "utf-8")
     return page
+
+
+def change(script: Path, **constants: int) -> None:
+    """Give constants of a script other values, so that a test need not wait."""
+    text = script.read_text("utf-8")
+    for name, value in constants.items():
+        text, count = re.subn(rf"(?<=\b{name} = )\d+", str(value), text)
+        assert count == 1, name
+    script.write_text(text, "utf-8")
 
 
 AT_SIZES = pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])

@@ -19,6 +19,7 @@ from live_page import (
     LONG_TASKS,
     STATIC,
     STATUS,
+    change,
     in_browser,
     live,
     troubles,
@@ -115,11 +116,21 @@ def test_scripts_are_small():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, weights_js) -> Path:
-    """A folder with a page of each kind, what they load, and the weights."""
+    """A folder with a page, what it loads, and the weights.
+
+    Two others are quick: they write as fast as they can, and less.
+    """
     folder = tmp_path_factory.mktemp("live")
     write_page(folder, "page.html", "reader", text=TEXT)
     write_page(folder, "full.html", "reader", text=TEXT, full="full")
     shutil.copy(weights_js, folder)
+    shutil.copy(folder / "live_reader.js", folder / "quick.js")
+    change(folder / "quick.js", PACE=0, AT_ONCE=60, PAUSE=50)
+    for name in ("page", "full"):
+        text = (folder / f"{name}.html").read_text("utf-8")
+        (folder / f"quick_{name}.html").write_text(
+            text.replace("live_reader.js", "quick.js"), "utf-8"
+        )
     return folder
 
 
@@ -132,10 +143,26 @@ def begin(chromium, folder: Path, page: str = "page.html", **how):
     return tab
 
 
+@pytest.fixture(scope="module")
+def page(chromium, folder):
+    """A quick page, for all tests that leave nothing to undo."""
+    tab = begin(chromium, folder, "quick_page.html")
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def tab(chromium, folder):
-    """One that nobody has touched yet."""
-    tab = begin(chromium, folder)
+def tab(page):
+    """That page, with the text that it began with."""
+    enter(page, TEXT)
+    assert page.is_disabled(".undo")
+    return page
+
+
+@pytest.fixture(scope="module")
+def full(chromium, folder):
+    """A quick page with all settings."""
+    tab = begin(chromium, folder, "quick_full.html")
     yield tab
     tab.close()
 
@@ -265,33 +292,13 @@ def written(tab) -> str:
     return tab.input_value("textarea")
 
 
-QUICK = "const PACE = 33;"
-
-
-@pytest.fixture(scope="module")
-def hasty(folder) -> Path:
-    """The same folder; there the figure writes as fast as it can, and less."""
-    script = (folder / "live_reader.js").read_text("utf-8")
-    assert QUICK in script and "AT_ONCE = 400;" in script
-    script = script.replace(QUICK, "const PACE = 0;").replace("= 400;", "= 60;")
-    (folder / "hasty.js").write_text(script, "utf-8")
-    for name in ("page", "full"):
-        text = (folder / f"{name}.html").read_text("utf-8")
-        (folder / f"hasty_{name}.html").write_text(
-            text.replace("live_reader.js", "hasty.js")
-        )
-    return folder
-
-
 @in_browser
-def test_a_seed_writes_the_same_text_twice_and_it_is_that_of_minigpt_js(
-    chromium, hasty
-):
-    tab = begin(chromium, hasty, "hasty_page.html")
+def test_a_seed_writes_the_same_text_twice_and_it_is_that_of_minigpt_js(tab):
     one = written(tab)
     tab.click(".undo")
     assert tab.input_value("textarea") == TEXT
     assert written(tab) == one and 60 >= len(one) - len(TEXT) > 0
+    tab.click(".undo")
     expected = tab.evaluate(
         """async ([text, settings]) => {
         const ask = minigpt.start_worker();
@@ -305,13 +312,12 @@ def test_a_seed_writes_the_same_text_twice_and_it_is_that_of_minigpt_js(
             {"seed": 7, "temperature": 0.8, "max_new_tokens": 60, "min_new_tokens": 60},
         ],
     )
-    tab.close()
     assert expected == one
 
 
 @in_browser
-def test_knobs_reshape_the_bars_and_leave_nothing_out_of_range(chromium, hasty):
-    tab = begin(chromium, hasty, "hasty_full.html")
+def test_knobs_reshape_the_bars_and_leave_nothing_out_of_range(full):
+    tab = full
     set_to = """([name, value]) => {
         const field = document.querySelector(`[name=${name}]`);
         field.value = value;
@@ -332,14 +338,10 @@ def test_knobs_reshape_the_bars_and_leave_nothing_out_of_range(chromium, hasty):
     assert tab.evaluate(set_to, ["top_k", 1000]) == "97"
     for value, left in (("7", "7"), ("-1", "7"), ("1.5", "7"), ("4294967296", "7")):
         assert tab.evaluate(set_to, ["seed", value]) == left
-    tab.close()
 
 
 @in_browser
-def test_no_task_of_the_page_is_long_while_it_writes_and_it_can_be_stopped(
-    chromium, hasty
-):
-    tab = begin(chromium, hasty, "hasty_page.html")
+def test_no_task_of_the_page_is_long_while_it_writes_and_it_can_be_stopped(tab):
     tab.evaluate(LONG_TASKS)
     for _ in range(3):  # a machine with other work may hold the page up
         tab.evaluate("window.long.length = 0")
@@ -359,7 +361,7 @@ def test_no_task_of_the_page_is_long_while_it_writes_and_it_can_be_stopped(
     tab.click(".write")
     tab.wait_for_function(f"{STATUS}.startsWith('It wrote')")
     assert tab.inner_text(".write") == "Let it write"
-    tab.close()
+    tab.click(".undo")
 
 
 @in_browser
@@ -396,11 +398,9 @@ def test_without_javascript_the_static_figure_stays(chromium, folder):
 
 @in_browser
 @AT_SIZES
-def test_it_fits_and_can_be_read_by_all(chromium, folder, scheme, width):
-    tab = begin(chromium, folder, "full.html")
-    wrong = troubles(tab, scheme, width)
-    heights = tab.evaluate(
+def test_it_fits_and_can_be_read_by_all(full, scheme, width):
+    wrong = troubles(full, scheme, width)
+    heights = full.evaluate(
         "['.marks', 'textarea'].map((e) => document.querySelector(e).scrollHeight)"
     )
-    tab.close()
     assert wrong == [] and heights[0] == heights[1]

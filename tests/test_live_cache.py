@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from live_page import AT_SIZES, STATUS, in_browser, troubles, write_page
+from live_page import AT_SIZES, STATUS, change, in_browser, troubles, write_page
 
 WAYS = """() => [...document.querySelectorAll(".race section")].map((pane) => {
     const tell = (name) => pane.querySelector(name).textContent;
@@ -12,7 +12,7 @@ WAYS = """() => [...document.querySelectorAll(".race section")].map((pane) => {
         positions: Number(tell(".positions").replace(",", "")),
         speed: Number(tell(".speed")) };
 })"""
-LENGTH = 40
+LENGTH = 24
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,7 @@ def tab(chromium, tmp_path_factory, weights_js):
     more = {"fig2": {"kind": "film", "text": "medium"}}
     page = write_page(folder, "page.html", "cache", more, text="def ")
     shutil.copy(weights_js, folder)
-    script = folder / "live_cache.js"
-    assert "LENGTH = 400;" in script.read_text("utf-8")
-    script.write_text(script.read_text().replace("= 400;", f"= {LENGTH};"))
+    change(folder / "live_cache.js", LENGTH=LENGTH)
     tab = chromium.new_page()
     tab.goto(page.as_uri())
     tab.click("#fig button")

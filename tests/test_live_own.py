@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import minigpt
-from live_page import AT_SIZES, in_browser, troubles, write_page
+from live_page import AT_SIZES, change, in_browser, troubles, write_page
 
 looks = pytest.importorskip("looks")
 
@@ -48,7 +48,9 @@ def page(tmp_path_factory, weights_js):
         },
     }
     shutil.copy(weights_js, folder)
-    return write_page(folder, "page.html", "own", more, text="medium")
+    page = write_page(folder, "page.html", "own", more, text="medium")
+    change(folder / "live_reader.js", PAUSE=50)
+    return page
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 const { run, visible, percent, wait, spoken, not_known, element } = live;
 const LONGEST = 1500, AT_LEAST = 200, AT_ONCE = 400; // characters
 const PACE = 33; // milliseconds for a character at least, so that the bars can be seen
+const PAUSE = 500; // milliseconds without a change before it is said what is seen
 
 /* --- In the worker ------------------------------------------------------------------ */
 
@@ -233,7 +234,7 @@ function begin(box, { text: first, full }, status, ask) {
     clearTimeout(pausing);
     await look();
     clearTimeout(pausing);
-    if (!writing) pausing = setTimeout(say_what_it_sees, 500);
+    if (!writing) pausing = setTimeout(say_what_it_sees, PAUSE);
   }
 
   // What the model adds goes to the caret; what stood behind it is cut off.
