@@ -321,3 +321,34 @@ def test_a_name_with_a_hyphen_stays_on_one_line():
     assert all(span["classes"] == ["whole"] for span in page.findall(nodes.inline))
     assert page.astext() == "GPT-2 reads UTF-8, UTF-8"
     assert ".whole { white-space: nowrap; }" in (STATIC / "book.css").read_text("utf-8")
+
+
+def test_a_title_that_is_written_twice_is_read_once():
+    pytest.importorskip("playwright")
+    pytest.importorskip("pikepdf")
+    paper = pytest.importorskip("pdf")
+    assert paper.once("5. Attention5. Attention") == "5. Attention"
+    assert paper.once("Errors that help") == "Errors that help"
+
+
+@in_browser
+def test_a_printed_page_has_no_font_of_type_3(chromium, tmp_path):
+    pypdf = pytest.importorskip("pypdf")
+    shutil.copy(STATIC / "book.css", tmp_path)
+    shutil.copytree(STATIC / "fonts", tmp_path / "fonts")
+    text = "".join(
+        f"<p style='font: {style} 16px \"{family}\"'>Words</p>"
+        for family in ("Source Serif", "Book Code")
+        for style in ("400", "600", "700", "italic 400")
+    )
+    (tmp_path / "page.html").write_text(f"{loads(['book.css'])}{text}")
+    tab = chromium.new_page()
+    try:
+        tab.goto((tmp_path / "page.html").as_uri())
+        tab.evaluate("document.fonts.ready")
+        reader = pypdf.PdfReader(io.BytesIO(tab.pdf()))
+    finally:
+        tab.close()
+    fonts = reader.pages[0]["/Resources"]["/Font"].values()
+    kinds = [font.get_object()["/Subtype"] for font in fonts]
+    assert len(kinds) >= 5 and {*kinds} == {"/Type0"}

@@ -25,8 +25,9 @@ import minigpt  # noqa: E402
 STATIC = ROOT / "book" / "_static"
 TEXT = re.compile(r"^```{live} reader\n:instead: fig-cover\n(.*?)\n```", re.M | re.S)
 PAGE = """<!doctype html><meta charset="utf-8"><style>
-@font-face {{ font-family: Code; src: url("{fonts}/source-code.woff2"); font-weight: 400 600 }}
-@font-face {{ font-family: Text; src: url("{fonts}/source-serif.woff2"); font-weight: 400 700 }}
+@font-face {{ font-family: Code; src: url("{fonts}/source-code-400.woff2"); font-weight: 400 }}
+@font-face {{ font-family: Code; src: url("{fonts}/source-code-600.woff2"); font-weight: 600 }}
+@font-face {{ font-family: Text; src: url("{fonts}/source-serif-400.woff2") }}
 * {{ box-sizing: border-box; margin: 0 }}
 body {{ display: flex; flex-direction: column; justify-content: space-between;
   width: {width}px; height: {height}px; padding: {pad}px; background: #14171c; color: #e9edf2 }}

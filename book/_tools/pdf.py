@@ -93,6 +93,12 @@ def contents(headings: list[list[str]], numbers: list[int]) -> str:
     return "".join(items)
 
 
+def once(title: str) -> str:
+    """An entry of the outline; at the top of a page Chromium writes it twice."""
+    half = title[: len(title) // 2]
+    return half if half * 2 == title else title
+
+
 def squeeze(text: str) -> str:
     """A heading without its number, its blanks and the sign of its link."""
     return re.sub(r"^\d+\.", "", "".join(text.split())).rstrip("#")
@@ -124,7 +130,7 @@ def printed(tab: Page, path: Path, headings: list[list[str]]) -> list[int]:
     outline, numbers = flat(reader.outline), []
     for _, _, text in headings:  # both are in the order of the book
         entry = next(
-            entry for entry in outline if squeeze(entry.title) == squeeze(text)
+            entry for entry in outline if squeeze(once(entry.title)) == squeeze(text)
         )
         numbers.append(reader.get_destination_page_number(entry) + 1)
     return numbers
