@@ -1,6 +1,6 @@
 """The parts that newer models exchange, in the same time on the same text.
 
-    python tests/bench/modern.py                   all, forty minutes
+    python tests/bench/modern.py                   all, as long as 21 runs take
     python tests/bench/modern.py --seconds 20      all, shortly
     ... --json FILE                                keep the figures, one by one
 
@@ -161,7 +161,7 @@ def kept(model: minigpt.MiniGPT) -> int:
 def main(words: list[str] | None = None) -> dict:
     """Print a line for each run; return the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=90, help="for a run")
+    parser.add_argument("--seconds", type=float, default=150, help="for a run")
     parser.add_argument("--rounds", type=int, default=40, help="to time a step")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", default=minigpt.CORPUS, help="text to learn from")
