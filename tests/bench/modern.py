@@ -18,10 +18,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import learning
 import torch
 from learning import CPU, tangle
 from torch import Tensor, nn
@@ -103,25 +103,14 @@ def exchanged(shape: minigpt.ModelConfig, parts: tuple[str, ...]) -> minigpt.Min
     return model
 
 
-class Learner:
+class Learner(learning.Learner):
     """One variant with one seed."""
 
     def __init__(self, corpus: minigpt.Corpus, parts: tuple[str, ...], seed: int):
-        size = corpus.tokenizer.vocab_size
-        settings = SHAPE | RATES | dict(vocab_size=size, seed=seed)
-        self.shape, self.config = minigpt.make_configs("laptop", **settings)
+        super().__init__(corpus, "laptop", seed, **SHAPE, **RATES)
         torch.manual_seed(seed)
         self.model = exchanged(self.shape, parts)
-        self.data = minigpt.Dataset(corpus.train, self.shape.context_length)
         self.optimizer = minigpt.make_optimizer(self.model, self.config)
-
-    def step(self, step: int) -> float:
-        """Train once; return the seconds that the processor took."""
-        begin = time.thread_time()
-        minigpt.training_step(
-            self.model, self.optimizer, self.data, step, self.config, CPU
-        )
-        return time.thread_time() - begin
 
 
 def step_times(corpus: minigpt.Corpus, rounds: int) -> dict[str, float]:
@@ -130,7 +119,7 @@ def step_times(corpus: minigpt.Corpus, rounds: int) -> dict[str, float]:
     times = {name: [] for name in VARIANTS}
     for step in range(rounds):
         for name, learner in learners.items():
-            times[name].append(learner.step(step))
+            times[name].append(learner.step(step, time.thread_time))
     return {name: statistics.median(times[name]) for name in VARIANTS}
 
 
@@ -139,13 +128,10 @@ def learn(
 ) -> float:
     """Nats per character on windows of `val`, the same for all, after so many steps."""
     learner = Learner(corpus, parts, seed)
-    learner.config = replace(
-        learner.config, max_steps=steps, warmup_steps=max(1, steps // 20)
-    )
+    learner.plan(steps)
     for step in range(steps):
         learner.step(step)
-    val = minigpt.Dataset(corpus.val, learner.shape.context_length)
-    return minigpt.evaluate(learner.model, val, CPU, 2000)
+    return minigpt.evaluate(learner.model, learner.val, CPU, 2000)
 
 
 def kept(model: minigpt.MiniGPT) -> int:
