@@ -86,9 +86,7 @@ def shade(x: float, largest: float) -> tuple[float, float, float, float]:
     return to_rgba(BLUE if x > 0 else ORANGE, min(abs(x) / largest, 1))
 
 
-def letter(
-    axes: Axes, column: int, height: float, character: str, size: float = 10
-) -> None:
+def letter(axes: Axes, column: int, height: float, character: str) -> None:
     """Write a character into the middle of a column that is 1 wide."""
     axes.text(
         column + 0.5,
@@ -97,24 +95,22 @@ def letter(
         ha="center",
         va="center",
         family="monospace",
-        fontsize=size,
+        fontsize=10,
     )
 
 
-def surprise_bars(
-    axes: Axes, text: str, nats: Sequence[float], width: int, size: float = 10
-) -> None:
+def surprise_bars(axes: Axes, text: str, nats: Sequence[float]) -> None:
     """A text over bars: the longer its bar, the less a character was expected.
 
     What was expected, to less than a fifth of a nat, has none.
     """
     column = row = 0
     for character, loss in zip(text, nats, strict=False):  # the text may end first
-        letter(axes, column, row + 0.25, character, size)
+        letter(axes, column, row + 0.25, character)
         if character != "\n" and loss > 0.2:
             axes.bar(column + 0.5, min(loss, 5) / 10, 0.9, row + 0.5, color=GOLD)
         column, row = (0, row + 1) if character == "\n" else (column + 1, row)
-    axes.set(xlim=(0, width), ylim=(text.count("\n") + 1, 0))
+    axes.set(xlim=(0, 60), ylim=(text.count("\n") + 1, 0))
     axes.axis("off")
 
 
@@ -124,7 +120,7 @@ def surprise_bars(
 def surprise(text: str, nats: Sequence[float]) -> None:
     """A text, and how much each of its characters surprised a model."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * (text.count("\n") + 1)))
-    surprise_bars(axes, text, nats, 60)
+    surprise_bars(axes, text, nats)
     plt.show()
 
 
@@ -792,14 +788,21 @@ def lines_along(
     plt.show()
 
 
-def readings(text: str, moments: Sequence[dict]) -> None:
-    """A text as a model read it at several moments, in two columns."""
-    lines = text.rstrip("\n").split("\n")
-    rows = (len(moments) + 1) // 2
-    figure, panels = plt.subplots(rows, 2, figsize=(WIDTH, 0.21 * rows * len(lines)))
-    for axes, moment in zip(panels.T.flat, moments, strict=True):
-        surprise_bars(axes, "\n".join(lines), moment["nats"], max(map(len, lines)), 6.5)
-        axes.set_title(f"step {moment['step']:,}", loc="left", fontsize=9, color=MUTED)
+def readings(text: str, moments: Sequence[dict], lines: Sequence[int]) -> None:
+    """Some lines of a text, as a model read them at several moments."""
+    rows = text.splitlines(True)
+    shown = "".join(rows[n] for n in lines).rstrip("\n")
+    size = (WIDTH, 0.36 * len(lines) * len(moments))
+    figure, panels = plt.subplots(len(moments), 1, figsize=size)
+    for axes, moment in zip(panels, moments, strict=True):
+        nats = []
+        for n in lines:
+            begin = len("".join(rows[:n]))
+            nats += moment["nats"][begin : begin + len(rows[n])]
+        surprise_bars(axes, shown, nats)
+        axes.text(
+            60, 0.25, f"step {moment['step']:,}", ha="right", va="center", color=MUTED
+        )
     plt.show()
 
 
