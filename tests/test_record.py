@@ -21,7 +21,7 @@ def test_a_run_is_kept_as_pages_read_it(own_run, runs, monkeypatch, capsys):
     kept, metrics, samples = figures.read_run("mine")
     assert kept["step"] == max(m["step"] for m in metrics) > 0
     assert {"machine", "whole_val_loss"} <= kept.keys() and samples
-    assert "write 'mine' in the place of 'medium'" in capsys.readouterr().out
+    assert "Chapter 15 says where to write 'mine'." in capsys.readouterr().out
 
 
 def test_after_a_thousand_steps_one_loss_in_ten_is_kept_and_all_evaluations():

@@ -89,8 +89,8 @@ def main(words: list[str] | None = None) -> None:
     for name, text in logs.items():
         (target / name).write_text(text, "utf-8")
     print(
-        f"{target}: {record['step']} steps. In chapter 15, write {options.name!r} in "
-        "the place of 'medium'."
+        f"{target}: {record['step']} steps. Chapter 15 says where to write "
+        f"{options.name!r}."
     )
 
 

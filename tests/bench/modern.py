@@ -1,6 +1,6 @@
 """The parts that newer models exchange, in the same time on the same text.
 
-    python tests/bench/modern.py                   all, as long as 21 runs take
+    python tests/bench/modern.py                   all, an hour of one core
     python tests/bench/modern.py --seconds 20      all, shortly
     ... --json FILE                                keep the figures, one by one
 
