@@ -475,6 +475,13 @@ class Dataset:
 
 # 4. Embeddings (book/04_embeddings.md) ---------------------------------------
 
+def waves(T: int, C: int) -> Tensor:
+    """Sines and cosines (T, C) of positions (Vaswani et al., 2017)."""
+    angles = torch.arange(T)[:, None] * 10_000 ** (-torch.arange(0, C, 2) / C)
+    hands = torch.stack([angles.sin(), angles.cos()], dim=-1)  # (T, C/2, 2)
+    return hands.flatten(1)[:, :C] / math.sqrt(2)
+
+
 class Embeddings(nn.Module):
     """Ids to vectors: a learned row per token plus one per position."""
 
@@ -482,7 +489,8 @@ class Embeddings(nn.Module):
         super().__init__()
         T, C = config.context_length, config.d_model
         self.token_embedding = nn.Embedding(config.vocab_size, C)
-        self.position_embedding = nn.Embedding(T, C)
+        self.position_embedding = nn.Embedding.from_pretrained(
+            waves(T, C), freeze=False)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
@@ -576,9 +584,11 @@ class Block(nn.Module):
 def initialise(model: nn.Module) -> None:
     """Draw the first weights so that signals keep their size (in place)."""
     for name, parameter in model.named_parameters():
+        if "position" in name:  # they are waves
+            continue
         if parameter.dim() == 2:
             std = 1 / math.sqrt(parameter.size(1))
-            if "embedding" in name:  # a token and a place: about 0.7 together
+            if "embedding" in name:  # as large as the waves
                 std = 0.5
             elif name.endswith("proj.weight"):  # 2 L of them add to a stream
                 std /= math.sqrt(2 * model.config.n_layers)
@@ -1691,4 +1701,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: eb1600d96079f4f0d18d3aa37d99bdaba5c61eb7cf943a23f060544a8e69fd3b
+# tangled: df4842168a7a2cb7f6a3d4116bd773a32a019745ac2cf7b13901a69c6ebd1a3c

@@ -1,10 +1,12 @@
 """Ids to vectors: what stands where."""
 
+import math
+
 import pytest
 import torch
 
 import minigpt
-from minigpt import Embeddings, ModelConfig
+from minigpt import Embeddings, ModelConfig, waves
 from tangle import oracle
 
 torch.manual_seed(0)
@@ -61,3 +63,14 @@ def test_numbers_are_dropped_while_training_and_at_no_other_time():
     kept = training != 0
     torch.testing.assert_close(training[kept], 4 * whole[kept])
     assert 0.2 < kept.float().mean() < 0.3
+
+
+def test_positions_start_as_waves_as_long_as_rows_of_tokens():
+    for t, row in enumerate(waves(T, C)):
+        angles = [t / 10_000 ** (2 * i / C) for i in range(C // 2)]
+        wave = [f(a) / math.sqrt(2) for a in angles for f in (math.sin, math.cos)]
+        torch.testing.assert_close(row, torch.tensor(wave))
+    model = minigpt.MiniGPT(ModelConfig(**SHAPE, n_layers=1))
+    rows = model.embeddings.position_embedding.weight
+    assert torch.equal(rows, waves(T, C)) and rows.requires_grad
+    assert waves(T, 7).shape == (T, 7)  # an odd width is a width

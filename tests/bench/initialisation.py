@@ -1,12 +1,14 @@
-"""What the first weights are worth: GPT-2's rule against ours, side by side.
+"""What the first weights are worth: GPT-2's rule, the module's by width, its waves.
 
     python tests/bench/initialisation.py [STEPS [SEED ...]]
 
 Trains the laptop preset for STEPS steps (1400) with its schedule fitted to
-them, once with a standard deviation of 0.02 for everything (output projections
-divided by sqrt(2 L), as in GPT-2) and once with the module's rule. Prints the
-validation loss of each in nats per character, and keeps those of the last seed
-in book/runs/initialisation.json, which chapter 8 reads.
+them, for each SEED (0, 1 and 2): once with a standard deviation of 0.02 for
+everything (output projections divided by sqrt(2 L), as in GPT-2), once with the
+module's rule, but positions as random as tokens, and once with all of the
+module's rule, where positions start as waves. Prints the validation loss of each
+in nats per character, and keeps them in book/runs/initialisation.json, which
+chapters 4 and 8 read.
 """
 
 import json
@@ -33,28 +35,43 @@ def as_gpt2(model: minigpt.MiniGPT) -> None:
             nn.init.zeros_(parameter)
 
 
+def by_width(model: minigpt.MiniGPT) -> None:
+    """The module's first weights, but random positions (in place)."""
+    initialise(model)
+    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
+
+
+initialise = minigpt.initialise
+RULES = {"GPT-2's 0.02": as_gpt2, "by width": by_width, "and waves": initialise}
+
+
+def learn(corpus: minigpt.Corpus, steps: int, seed: int) -> float:
+    """Nats per character after so many steps."""
+    machine = minigpt.pick_machine()
+    shape, config = minigpt.make_configs(
+        "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed
+    )
+    torch.manual_seed(seed)
+    model = minigpt.MiniGPT(shape).to(machine.device)
+    optimizer = minigpt.make_optimizer(model, config)
+    train, val = (
+        minigpt.Dataset(ids, shape.context_length) for ids in (corpus.train, corpus.val)
+    )
+    for step in range(steps):
+        minigpt.training_step(model, optimizer, train, step, config, machine)
+    return round(minigpt.evaluate(model, val, machine, 1024), 3)
+
+
 def main(steps: int = 1400, *seeds: int) -> None:
-    rules = {"GPT-2's 0.02": as_gpt2, "by width": minigpt.initialise}
-    corpus, machine = minigpt.read_corpus(), minigpt.pick_machine()
-    for seed in seeds or (0,):
-        losses = {"steps": steps, "seed": seed}
-        for name, rule in rules.items():
+    corpus = minigpt.read_corpus()
+    nats = {name: [] for name in RULES}
+    for seed in seeds or (0, 1, 2):
+        for name, rule in RULES.items():
             minigpt.initialise = rule
-            shape, config = minigpt.make_configs(
-                "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed
-            )
-            torch.manual_seed(seed)
-            model = minigpt.MiniGPT(shape).to(machine.device)
-            optimizer = minigpt.make_optimizer(model, config)
-            train, val = (
-                minigpt.Dataset(ids, shape.context_length)
-                for ids in (corpus.train, corpus.val)
-            )
-            for step in range(steps):
-                minigpt.training_step(model, optimizer, train, step, config, machine)
-            losses[name] = round(minigpt.evaluate(model, val, machine, 1024), 3)
-            print(f"seed {seed}, {name}: {losses[name]}", flush=True)
-    RECORD.write_text(json.dumps(losses, indent=2) + "\n", "utf-8")
+            nats[name].append(learn(corpus, steps, seed))
+            print(f"seed {seed}, {name}: {nats[name][-1]}", flush=True)
+    record = {"steps": steps, "nats": nats}
+    RECORD.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -61,23 +61,23 @@ OURS = (
 )
 SWEEP = {
     PRESET: {},
-    "windows of 64": SHORT,
     "windows of 96": MIDDLE,
-    "windows of 64, with Muon": FAST,
-    "windows of 96, width 160": MIDDLE | dict(d_model=160, n_heads=5),
+    "windows of 64": SHORT,
+    "6e-3": dict(learning_rate=6e-3),
     "windows of 96, 6e-3": MIDDLE | dict(learning_rate=6e-3),
     "windows of 64, 6e-3": SHORT | dict(learning_rate=6e-3),
-    "windows of 96, 6 in a batch": MIDDLE | dict(batch_size=6),
-    "learning rate 6e-3": dict(learning_rate=6e-3),
-    "beta2 0.95": dict(beta2=0.95),
-    "no weight decay": dict(weight_decay=0.0),
+    "windows of 96, with Muon": FAST | MIDDLE,
     "batches of 4": dict(batch_size=4),
-    "width 144": dict(d_model=144),
+    "windows of 96, batches of 6": MIDDLE | dict(batch_size=6),
+    "windows of 96, batches of 4": MIDDLE | dict(batch_size=4),
+    "width 160": dict(d_model=160, n_heads=5),
     "width 240": dict(d_model=240),
     "3 layers of 160": dict(n_layers=3, d_model=160, n_heads=5),
-    "windows of 96, width 240": MIDDLE | dict(d_model=240),
     "windows of 96, 3 layers of 160": MIDDLE | dict(n_layers=3, d_model=160, n_heads=5),
+    "windows of 96, width 240": MIDDLE | dict(d_model=240),
     "windows of 64, width 240": SHORT | dict(d_model=240),
+    "3e-3": dict(learning_rate=3e-3),
+    "no weight decay": dict(weight_decay=0.0),
 }
 
 

@@ -4,12 +4,13 @@
     python tests/bench/modern.py --seconds 20      all, shortly
     ... --json FILE                                keep the figures, one by one
 
-GPT-2's block and the same with one part exchanged, or all: RoPE in the place of
-the table of positions, RMSNorm, SwiGLU with as many weights, keys and values for
-groups of heads, no biases. Parts that are a class of the book are taken from its
-pages. Each learns for the same time on one core, with a schedule over as many
-steps as fit, by the processor's own clock, so other programs disturb little. All
-are evaluated on the same 256,000 characters. FILE is added to, not begun anew.
+GPT-2's block and the same with one part exchanged, or all of the last five: positions
+that start as waves and not at random, RoPE in the place of their table, RMSNorm, SwiGLU
+with as many weights, keys and values for groups of heads, no biases. Parts that are a
+class of the book are taken from its pages. Each learns for the same time on one core,
+with a schedule over as many steps as fit, by the processor's own clock, so other
+programs disturb little. All are evaluated on the same 256,000 characters. FILE is added
+to, not begun anew.
 """
 
 import argparse
@@ -37,6 +38,7 @@ NEST = "18"
 GROUPS = 2  # of heads that share keys and values
 VARIANTS = {
     "GPT-2's block": (),
+    "waves at first": ("waves",),
     "RoPE": ("rope",),
     "RMSNorm": ("rms",),
     "SwiGLU": ("swiglu",),
@@ -100,6 +102,8 @@ def exchanged(shape: minigpt.ModelConfig, parts: tuple[str, ...]) -> minigpt.Min
             if getattr(module, "bias", None) is not None:
                 module.bias = None
     minigpt.initialise(model)
+    if not {"rope", "waves"} & {*parts}:  # as GPT-2 does
+        torch.nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Exercise "Positions from a formula" of chapter 4: sines, not a table."""
+"""Exercise "Positions that are not learned" of chapter 4: waves, not a table."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_positions_are_those_of_the_formula(start):
         (layer(ids, start) - layer.token_embedding(ids)).unbind(1), start
     ):
         angles = [t / 10_000 ** (2 * i / C) for i in range(C // 2)]
-        wave = [f(a) for a in angles for f in (math.sin, math.cos)]
+        wave = [f(a) / math.sqrt(2) for a in angles for f in (math.sin, math.cos)]
         torch.testing.assert_close(vectors, torch.tensor([wave, wave]))
 
 
