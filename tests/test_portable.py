@@ -1,5 +1,6 @@
 """The two ways to run the book's cells say where one failed, and go on or stop."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,44 @@ myst_nb.core.execute.base.ExecutionError: {page}
 def test_all_pages_with_cells_are_run():
     assert {*portable.pages([])} == {p for p in tangle.pages() if tangle.cells(p)}
     assert [p.stem for p in portable.pages(["07"])] == ["07_block"]
+
+
+def test_outputs_are_kept_for_the_build_of_pages_that_do_not_fail(
+    tmp_path, monkeypatch
+):
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("jupyter_cache")
+    import execute
+
+    monkeypatch.setattr(execute, "CACHE", tmp_path / "cache")
+    head, *_ = PAGE.partition("```")
+    pages = []
+    for name, code in (("good", "print(6 * 7)"), ("bad", "1 / 0")):
+        pages.append(tmp_path / f"{name}.md")
+        cell = f"```{{code-cell}} python\n{code}\n```\n"
+        pages[-1].write_text(head + cell, "utf-8")
+    execute.fill_cache(pages)
+    [kept] = execute.get_cache(tmp_path / "cache").list_cache_records()
+    assert kept.uri == str(pages[0])
+    found = [*(tmp_path / "cache" / "executed").rglob("*.ipynb")]
+    [cell] = [
+        cell for cell in nbformat.read(found[0], 4).cells if cell.cell_type == "code"
+    ]
+    assert cell.outputs[0].text == "42\n"
+
+
+def test_a_page_is_run_again_when_it_is_younger_than_what_was_built(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("jupyter_cache")
+    import execute
+
+    monkeypatch.setattr(execute, "BUILT", tmp_path)
+    page, html = tmp_path / "07_page.md", tmp_path / "07_page.html"
+    page.write_text(PAGE, "utf-8")
+    assert not execute.is_built(page)
+    html.write_text("", "utf-8")
+    os.utime(page, (0, 0))
+    assert execute.is_built(page)
+    os.utime(html, (0, 0))
+    assert not execute.is_built(page)

@@ -2,9 +2,9 @@
 
     python book/_tools/build.py
 
-Jupyter Book does the work; warnings are errors. A cell that fails ends the build
-with a traceback of a hundred lines, whose numbers count from the cell. The last
-line that this prints counts from the top of the chapter.
+`execute.py` runs the cells, Jupyter Book does the rest; warnings are errors. A cell
+that fails ends the build with a traceback of a hundred lines, whose numbers count from
+the cell. The last line that this prints counts from the top of the chapter.
 """
 
 import re
@@ -51,6 +51,8 @@ def failure(log: str) -> str | None:
 
 
 def main() -> int:
+    tools = Path(__file__).parent
+    subprocess.run([sys.executable, tools / "execute.py"], check=True)
     program = Path(sys.executable).with_name(COMMAND[0])
     build = subprocess.Popen(
         [program, *COMMAND[1:]],
@@ -66,8 +68,7 @@ def main() -> int:
     if build.wait():
         print(failure("".join(log)) or "the build failed; see above")
         return build.returncode
-    weights = Path(__file__).with_name("weights.py")
-    return subprocess.run([sys.executable, weights]).returncode
+    return subprocess.run([sys.executable, tools / "weights.py"]).returncode
 
 
 if __name__ == "__main__":
