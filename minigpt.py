@@ -141,8 +141,8 @@ PRESETS = {
     "full": {},
     "laptop": dict(
         context_length=128, d_model=192, n_layers=2, n_heads=6, dropout=0.0,
-        batch_size=6, max_steps=4500, learning_rate=4e-3, warmup_steps=225,
-        min_learning_rate=4e-5, eval_interval=300, sample_interval=300,
+        batch_size=6, max_steps=4500, learning_rate=2e-3, warmup_steps=225,
+        min_learning_rate=2e-5, eval_interval=300, sample_interval=300,
         checkpoint_interval=300),
     "tiny": dict(
         context_length=64, d_model=48, n_layers=2, n_heads=3, dropout=0.0,
@@ -1701,4 +1701,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-# tangled: df4842168a7a2cb7f6a3d4116bd773a32a019745ac2cf7b13901a69c6ebd1a3c
+# tangled: bedbc802dce2c78124a0d242725d720f3be03a2cb0f7c98dea76cedbe1660cd4

@@ -66,7 +66,7 @@ SWEEP = {
     "no weight decay": dict(weight_decay=0.0),
     "3e-3": dict(learning_rate=3e-3),
     "2e-3": dict(learning_rate=2e-3),
-    "windows of 96, 3e-3": MIDDLE | dict(learning_rate=3e-3),
+    "1.4e-3": dict(learning_rate=1.4e-3),
     "windows of 96, 2e-3": MIDDLE | dict(learning_rate=2e-3),
     "windows of 64, 2e-3": SHORT | dict(learning_rate=2e-3),
     "windows of 96, batches of 6, 2e-3": MIDDLE
