@@ -2,8 +2,8 @@
 
     python tests/bench/initialisation.py [STEPS [SEED ...]]
 
-Trains the laptop preset for STEPS steps (1400) with its schedule fitted to
-them, for each SEED (0, 1 and 2): once with a standard deviation of 0.02 for
+Trains the laptop preset for STEPS steps (1400), up to a rate of 4e-3 and with its
+schedule fitted to them, for each SEED (0, 1 and 2): once with a standard deviation of 0.02 for
 everything (output projections divided by sqrt(2 L), as in GPT-2), once with the
 module's rule, but positions as random as tokens, and once with all of the
 module's rule, where positions start as waves. Prints the validation loss of each
@@ -49,7 +49,12 @@ def learn(corpus: minigpt.Corpus, steps: int, seed: int) -> float:
     """Nats per character after so many steps."""
     machine = minigpt.pick_machine()
     shape, config = minigpt.make_configs(
-        "laptop", max_steps=steps, warmup_steps=steps // 20, seed=seed
+        "laptop",
+        max_steps=steps,
+        warmup_steps=steps // 20,
+        learning_rate=4e-3,
+        min_learning_rate=4e-5,
+        seed=seed,
     )
     torch.manual_seed(seed)
     model = minigpt.MiniGPT(shape).to(machine.device)

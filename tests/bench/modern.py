@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -123,7 +122,7 @@ def step_times(corpus: minigpt.Corpus, rounds: int) -> dict[str, float]:
     times = {name: [] for name in VARIANTS}
     for step in range(rounds):
         for name, learner in learners.items():
-            times[name].append(learner.step(step, time.thread_time))
+            times[name].append(learner.step(step))
     return {name: statistics.median(times[name]) for name in VARIANTS}
 
 
