@@ -3,12 +3,11 @@
     python tests/bench/initialisation.py [STEPS [SEED ...]]
 
 Trains the laptop preset for STEPS steps (1400), up to a rate of 4e-3 and with its
-schedule fitted to them, for each SEED (0, 1 and 2): once with a standard deviation of 0.02 for
-everything (output projections divided by sqrt(2 L), as in GPT-2), once with the
-module's rule, but positions as random as tokens, and once with all of the
-module's rule, where positions start as waves. Prints the validation loss of each
-in nats per character, and keeps them in book/runs/initialisation.json, which
-chapters 4 and 8 read.
+schedule fitted to them, for each SEED (0, 1 and 2): once with a standard deviation of
+0.02 for everything (output projections divided by sqrt(2 L), as in GPT-2), once with
+the module's rule, but positions as random as tokens, and once with all of the module's
+rule, where positions start as waves. Prints the validation loss of each in nats per
+character, and keeps them in book/runs/initialisation.json, which chapters 4 and 8 read.
 """
 
 import json
