@@ -173,7 +173,11 @@ def test_a_newer_block_is_gpt2s_with_that_part_exchanged(name):
     torch.testing.assert_close(logits[:, :20], start)  # it does not look ahead
     parts = {name: p.shape for name, p in model.named_parameters()}
     known = {name: p.shape for name, p in plain.named_parameters()}
-    if name == "GPT-2's block":
+    if name != "RoPE" and name != "all five":
+        rows = model.embeddings.position_embedding.weight
+        waves = peers.minigpt.waves(*rows.shape)
+        assert torch.equal(rows, waves) == (name == "waves at first")
+    if name in ("GPT-2's block", "waves at first"):
         assert parts == known
     elif name != "all five":  # RoPE has no table, RMSNorm and "no biases" no biases
         gone = dict(RoPE="position", RMSNorm="norm", GQA="qkv", SwiGLU="mlp")
