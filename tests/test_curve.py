@@ -114,7 +114,7 @@ def test_the_run_of_the_book_stands_beside_ones_own(plot, tmp_path, capsys):
     )
     svg = out.read_text("utf-8")
     assert ">validation, medium, best 0.777 at 15,500<" in svg
-    assert f">validation, {tmp_path.name}, best 1.234 at 4,500<" in svg
+    assert f">validation, {tmp_path.name}, best 1.194 at 4,500<" in svg
     assert not (tmp_path / "curve.svg").exists()
 
 
