@@ -70,7 +70,6 @@ def test_positions_start_as_waves_as_long_as_rows_of_tokens():
         angles = [t / 10_000 ** (2 * i / C) for i in range(C // 2)]
         wave = [f(a) / math.sqrt(2) for a in angles for f in (math.sin, math.cos)]
         torch.testing.assert_close(row, torch.tensor(wave))
-    model = minigpt.MiniGPT(ModelConfig(**SHAPE, n_layers=1))
-    rows = model.embeddings.position_embedding.weight
+    rows = make_layer().position_embedding.weight
     assert torch.equal(rows, waves(T, C)) and rows.requires_grad
     assert waves(T, 7).shape == (T, 7)  # an odd width is a width

@@ -152,3 +152,8 @@ def test_biases_start_at_zero_and_scales_of_norms_at_one():
     assert all(p.dim() == 1 for p in vectors.values())
     for name, p in vectors.items():
         assert (p == (0 if name.endswith("bias") else 1)).all(), name
+
+
+def test_positions_stay_as_they_were_made():
+    rows = make_model(WIDE).embeddings.position_embedding.weight
+    assert torch.equal(rows, minigpt.waves(*rows.shape))
