@@ -70,9 +70,9 @@ def test_another_text_can_be_begun_stopped_and_is_looked_at_first(tab):
     tab.fill(".race input", "caf\N{LATIN SMALL LETTER E WITH ACUTE} = ")
     tab.click(".race .write")
     tab.wait_for_function(f"{STATUS}.includes('(U+00E9)')")
-    tab.wait_for_function(
-        "document.querySelectorAll('.characters')[1].textContent > 3", timeout=60_000
-    )
+    begun = f"({WAYS})().every((way) => way.text.startsWith('caf'))"
+    further = f"(([slow, fast]) => fast.count > slow.count + 1)(({WAYS})())"
+    tab.wait_for_function(f"{begun} && {further}", timeout=60_000)
     tab.click(".race .write")
     tab.wait_for_function(f"{STATUS}.startsWith('Without the cache')")
     slow, fast = tab.evaluate(WAYS)
