@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from initialisation import draw_positions
 
 import minigpt
 
@@ -37,7 +38,7 @@ def main(width: int = 3, steps: int = 3000, seed: int = 0) -> None:
     train = minigpt.Dataset(corpus.tokenizer.encode(text), shape.context_length)
     torch.manual_seed(seed)
     model = minigpt.MiniGPT(shape).to(machine.device)
-    torch.nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
+    draw_positions(model)
     optimizer = minigpt.make_optimizer(model, config)
     for step in range(steps):
         minigpt.training_step(model, optimizer, train, step, config, machine)

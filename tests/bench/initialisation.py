@@ -34,10 +34,15 @@ def as_gpt2(model: minigpt.MiniGPT) -> None:
             nn.init.zeros_(parameter)
 
 
+def draw_positions(model: minigpt.MiniGPT) -> None:
+    """Let positions start as random as tokens (in place)."""
+    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
+
+
 def by_width(model: minigpt.MiniGPT) -> None:
     """The module's first weights, but random positions (in place)."""
     initialise(model)
-    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
+    draw_positions(model)
 
 
 initialise = minigpt.initialise

@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from initialisation import draw_positions
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
@@ -93,8 +94,7 @@ class Learner:
         torch.manual_seed(seed)
         self.model = minigpt.MiniGPT(self.shape)
         if not waves:
-            positions = self.model.embeddings.position_embedding.weight
-            torch.nn.init.normal_(positions, std=0.5)
+            draw_positions(self.model)
         make = minigpt.make_optimizer
         if muon:
             make = tangle.oracle("12", "Muon", vars(minigpt))

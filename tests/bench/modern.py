@@ -23,6 +23,7 @@ from pathlib import Path
 
 import learning
 import torch
+from initialisation import draw_positions
 from learning import CPU, tangle
 from torch import Tensor, nn
 from tried import processor
@@ -102,7 +103,7 @@ def exchanged(shape: minigpt.ModelConfig, parts: tuple[str, ...]) -> minigpt.Min
                 module.bias = None
     minigpt.initialise(model)
     if not {"rope", "waves"} & {*parts}:  # as GPT-2 does
-        torch.nn.init.normal_(model.embeddings.position_embedding.weight, std=0.5)
+        draw_positions(model)
     return model
 
 
